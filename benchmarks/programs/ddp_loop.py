@@ -1,0 +1,42 @@
+"""The baseline of the step time: a DDP loop as one writes it by hand. Prints its seconds per step."""
+
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+from bench_data import GLOBAL_BATCH, Synthetic, perceptron
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler
+
+WARM_UP_STEPS, MEASURED_STEPS, CLIP, LOG_EVERY = 100, int(sys.argv[1]), 1.0, 10
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+data = Synthetic()
+sampler = DistributedSampler(data, seed=0)
+loader = DataLoader(data, GLOBAL_BATCH // dist.get_world_size(), sampler=sampler)
+model = DistributedDataParallel(perceptron())
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+step, epoch, start = 0, 0, 0.0
+while step < WARM_UP_STEPS + MEASURED_STEPS:
+    sampler.set_epoch(epoch)
+    for inputs, labels in loader:
+        if step == WARM_UP_STEPS:
+            start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(model(inputs), labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        step += 1
+        if step % LOG_EVERY == 0 and dist.get_rank() == 0:
+            print(f"step {step} loss {loss.item():.4f}", file=sys.stderr)
+        if step == WARM_UP_STEPS + MEASURED_STEPS:
+            break
+    epoch += 1
+if dist.get_rank() == 0:
+    print(f"seconds_per_step {(time.perf_counter() - start) / MEASURED_STEPS}")
+dist.destroy_process_group()

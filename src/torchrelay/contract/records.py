@@ -1,0 +1,153 @@
+"""The JSON records of a run and its attempts, and reading and writing them.
+
+A record is written once with `create` unless it says otherwise; readers ignore keys that they do not know, so that an
+older launcher can read what a newer one wrote.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from torchrelay.contract import layout
+from torchrelay.contract.errors import ConfigError, StorageError
+from torchrelay.contract.exit_codes import Outcome
+from torchrelay.contract.layout import Writer
+from torchrelay.contract.settings import Json
+from torchrelay.contract.storage import Storage
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """run.json: what the run is. Never changes."""
+
+    run_id: str
+    name: str
+    created_at: float  # seconds since the epoch
+    torchrelay: str  # version that made the run
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """attempts/N/attempt.json: who runs it and where. Whoever creates it owns the attempt."""
+
+    number: int
+    backend: str
+    created_at: float
+    host: str  # host name of the machine that started it
+    workdir: str  # folder that relative paths of the job start from
+    backend_id: str = ""  # Slurm job id or Kubernetes Job name
+    nodes: int = 1
+
+
+@dataclass(frozen=True)
+class SpecRecord:
+    """attempts/N/spec.json: the resolved spec of an attempt, and where each value was written."""
+
+    spec: dict[str, Json]  # to_json of the launcher's JobSpec
+    sources: dict[str, str] = field(default_factory=dict)  # "train.model.target" -> "jobs/x.yaml:12:13"
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """attempts/N/heartbeat.json: replaced by node 0's supervisor every few seconds while the attempt lives."""
+
+    INTERVAL_S: ClassVar[float] = 5.0
+
+    at: float
+    pid: int
+    host: str
+    process_started: float  # start time of the process in clock ticks since boot: tells a reused pid apart
+    boot_id: str
+    restart: int = 0
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """attempts/N/stop.json: somebody asked the attempt to stop; its supervisor looks for it every second."""
+
+    kind: str  # "stop" (checkpoint first) or "cancel" (now)
+    at: float
+    by: str  # user@host
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first thing that went wrong, as a user should see it."""
+
+    error: str  # one line, or a few: what, where, how to mend it
+    exit_code: int
+    rank: int | None = None
+    node: int | None = None
+    step: int | None = None
+    traceback: str = ""  # empty for what is the user's to fix
+    retryable: bool = True
+    peer_lost: bool = False  # only followed another rank's end: that rank's own failure is the cause
+
+
+@dataclass(frozen=True)
+class OutcomeRecord:
+    """attempts/N/outcome.json: how the attempt ended. Rank 0 writes it for a clean end, the supervisor otherwise."""
+
+    outcome: Outcome
+    exit_code: int
+    at: float
+    step: int | None = None
+    failure: Failure | None = None
+    restarts: int = 0
+
+
+Record = TypeVar("Record", RunRecord, AttemptRecord, SpecRecord, Heartbeat, StopRequest, OutcomeRecord)
+
+
+def dump(record: Any) -> bytes:
+    """A record as indented JSON."""
+    return (json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True) + "\n").encode()
+
+
+def load(cls: type[Record], data: bytes, where: str) -> Record:
+    """The record in `data`. Raises: StorageError, naming `where`, if it is none."""
+    try:
+        values = json.loads(data)
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = {key: value for key, value in values.items() if key in known}
+        if cls is OutcomeRecord:
+            values["outcome"] = Outcome(values["outcome"])
+            values["failure"] = Failure(**values["failure"]) if values.get("failure") else None
+        return cls(**values)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise StorageError(f"{where} is damaged: {error}") from error
+
+
+def read(storage: Storage, cls: type[Record], path: str) -> Record | None:
+    """The record at a path below a run's storage, or None if there is none."""
+    try:
+        data = storage.read(path)
+    except FileNotFoundError:
+        return None
+    return load(cls, data, f"{storage.url}/{path}")
+
+
+def read_run(storage: Storage) -> RunRecord:
+    """The run that this storage holds. Raises: ConfigError if it holds none."""
+    record = read(storage, RunRecord, layout.RUN_RECORD)
+    if record is None:
+        raise ConfigError(
+            f"there is no run at {storage.url}: it has no {layout.RUN_RECORD}; `torchrelay ls` lists runs"
+        )
+    return record
+
+
+def attempt_numbers(storage: Storage) -> list[int]:
+    """Numbers of all attempts of a run, oldest first."""
+    names = storage.list(layout.ATTEMPTS)
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def newest_writer(storage: Storage) -> Writer | None:
+    """The newest gang that has claimed the run; whoever is older must not commit."""
+    for attempt in reversed(attempt_numbers(storage)):
+        names = storage.list(f"{layout.ATTEMPTS}/{attempt:04d}")
+        restarts = [int(n[8:-5]) for n in names if n.startswith("restart-") and n[8:-5].isdigit()]
+        return Writer(attempt, max(restarts, default=-1))
+    return None

@@ -1,0 +1,208 @@
+"""The few operations on storage that a run needs, and local disk as the first to offer them.
+
+Whole objects only: small records, and a checkpoint's files. `create` is atomic and exclusive, which is all that the
+commit protocol and the claims rest on; object storage has the same in a conditional put.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from torchrelay.contract.errors import ConfigError, StorageError
+
+Chunk = bytes | bytearray | memoryview
+
+
+class Storage(Protocol):
+    """One folder of storage, named by a URL. Paths are relative to it, with forward slashes.
+
+    Raises: StorageError when the storage fails; FileNotFoundError and FileExistsError where named.
+    """
+
+    @property
+    def url(self) -> str:
+        """The URL that `open_storage` takes to come back here."""
+
+    def read(self, path: str) -> bytes:
+        """The whole object. Raises: FileNotFoundError."""
+
+    def open(self, path: str) -> BinaryIO:
+        """The object for reading in pieces. Raises: FileNotFoundError."""
+
+    def create(self, path: str, *chunks: Chunk) -> None:
+        """Write a new object, whole or not at all, durable on return. Raises: FileExistsError if the name is taken."""
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write an object whether or not it exists; a reader sees the old one or the new one."""
+
+    def append(self, path: str, data: bytes) -> None:
+        """Add to the end of an object, which is made when missing. Not durable on return."""
+
+    def size(self, path: str) -> int | None:
+        """Size in bytes, or None if there is no such object."""
+
+    def list(self, path: str) -> list[str]:
+        """Names directly below a folder, sorted; empty if there is no such folder."""
+
+    def delete(self, path: str) -> None:
+        """Remove an object, or a folder with all below it; nothing happens if it is missing."""
+
+    def folder(self, path: str) -> "Storage":
+        """The storage of a folder below this one."""
+
+
+def open_storage(url: str) -> Storage:
+    """The storage that a URL names. A plain path, `file://` or `local://` is local disk.
+
+    Raises: ConfigError for a protocol that is not supported.
+    """
+    protocol, separator, rest = url.partition("://")
+    if not separator:
+        return LocalStorage(Path(url))
+    if protocol in ("file", "local"):
+        return LocalStorage(Path(rest))
+    raise ConfigError(
+        f"storage {url!r}: the protocol {protocol!r} is not supported yet; use a folder that all nodes share, "
+        "such as 'runs' or '/shared/runs'"
+    )
+
+
+class LocalStorage:
+    """A folder on a local or shared file system. Files and their folders are synced before a write returns."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    def path(self, path: str) -> Path:
+        """The file behind a relative path. Raises: StorageError for a path that would climb out."""
+        parts = path.split("/")
+        if path.startswith("/") or ".." in parts or "\0" in path:
+            raise StorageError(f"refusing the path {path!r}: it does not lie below {self.root}")
+        return self.root.joinpath(*parts)
+
+    def read(self, path: str) -> bytes:
+        with _explained("read", self.path(path)) as file:
+            return file.read_bytes()
+
+    def open(self, path: str) -> BinaryIO:
+        with _explained("read", self.path(path)) as file:
+            return file.open("rb")
+
+    def create(self, path: str, *chunks: Chunk) -> None:
+        with _explained("write", self.path(path)) as file:
+            if file.exists():
+                raise FileExistsError(errno.EEXIST, "already exists", str(file))
+            temporary = self._write_temporary(file, chunks)
+            try:
+                os.link(temporary, file)  # unlike a rename, fails when the name is taken
+            finally:
+                temporary.unlink()
+            _sync_folder(file.parent)
+
+    def replace(self, path: str, data: bytes) -> None:
+        with _explained("write", self.path(path)) as file:
+            self._write_temporary(file, (data,)).replace(file)
+            _sync_folder(file.parent)
+
+    def append(self, path: str, data: bytes) -> None:
+        with _explained("write", self.path(path)) as file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                _write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+
+    def size(self, path: str) -> int | None:
+        with _explained("look at", self.path(path)) as file:
+            try:
+                return file.stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def list(self, path: str) -> list[str]:
+        with _explained("list", self.path(path) if path else self.root) as folder:
+            try:
+                return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+    def delete(self, path: str) -> None:
+        with _explained("delete", self.path(path)) as target:
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+
+    def folder(self, path: str) -> "LocalStorage":
+        return LocalStorage(self.path(path))
+
+    def _write_temporary(self, file: Path, chunks: tuple[Chunk, ...]) -> Path:
+        _make_durable_folder(file.parent)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            for chunk in chunks:
+                _write_all(descriptor, chunk)
+            os.fsync(descriptor)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+        return temporary
+
+
+@contextlib.contextmanager
+def _explained(doing: str, file: Path) -> Iterator[Path]:
+    """Turn an OSError into a StorageError that says what could not be done, and what to do about it."""
+    try:
+        yield file
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0, "")
+        raise StorageError(f"cannot {doing} {file}: {error.strerror or error}{hint}") from error
+
+
+_HINTS = {
+    errno.ENOSPC: "; free some space there, or name another storage with --storage",
+    errno.EDQUOT: "; your quota there is used up: free some space, or name another storage with --storage",
+    errno.EACCES: "; check who owns it, or name another storage with --storage",
+    errno.EROFS: "; it is mounted read-only: name another storage with --storage",
+    errno.ENOTDIR: "; a part of that path is a file: name another storage with --storage",
+}
+
+
+def _write_all(descriptor: int, data: Chunk) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _make_durable_folder(folder: Path) -> None:
+    """Make a folder and sync every parent that gained an entry, so that a crash cannot lose the path to a file."""
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file")
+    _make_durable_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,112 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from torchrelay.contract.errors import ConfigError, StorageError
+from torchrelay.contract.storage import LocalStorage, open_storage
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "run")
+
+
+def test_create_makes_folders_and_refuses_a_name_that_is_taken(storage: LocalStorage) -> None:
+    storage.create("a/b/c.json", b"one", memoryview(b" two"))
+    with pytest.raises(FileExistsError):
+        storage.create("a/b/c.json", b"other")
+    assert storage.read("a/b/c.json") == b"one two"
+    assert storage.list("a/b") == ["c.json"]
+
+
+def test_of_many_creators_exactly_one_wins(storage: LocalStorage) -> None:
+    winners: list[int] = []
+
+    def create(number: int) -> None:
+        try:
+            storage.create("claim", str(number).encode())
+            winners.append(number)
+        except FileExistsError:
+            pass
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert storage.read("claim") == str(winners[0]).encode()
+    assert len(winners) == 1
+
+
+def test_replace_and_append(storage: LocalStorage) -> None:
+    storage.replace("h", b"old")
+    storage.replace("h", b"new")
+    storage.append("log", b"a\n")
+    storage.append("log", b"b\n")
+    assert (storage.read("h"), storage.read("log")) == (b"new", b"a\nb\n")
+
+
+def test_missing_things_are_missing(storage: LocalStorage) -> None:
+    assert storage.size("x") is None
+    assert storage.list("x") == []
+    storage.delete("x")
+    with pytest.raises(FileNotFoundError):
+        storage.read("x")
+
+
+def test_delete_takes_a_whole_folder(storage: LocalStorage) -> None:
+    storage.create("f/one", b"1")
+    storage.delete("f")
+    assert storage.list("") == []
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "a/\0"])
+def test_paths_cannot_climb_out(storage: LocalStorage, path: str) -> None:
+    with pytest.raises(StorageError, match="refusing"):
+        storage.create(path, b"")
+
+
+def test_a_part_of_the_path_that_is_a_file_is_explained(storage: LocalStorage) -> None:
+    storage.create("file", b"")
+    with pytest.raises(StorageError, match="--storage"):
+        LocalStorage(storage.root / "file").create("a/b", b"")
+
+
+def test_urls_of_local_folders_and_of_unknown_protocols(tmp_path: Path) -> None:
+    assert open_storage(f"file://{tmp_path}").url == str(tmp_path)
+    with pytest.raises(ConfigError, match="nonsense"):
+        open_storage("nonsense://x")
+
+
+STUCK_BEFORE_DURABLE = """
+import os, sys, time
+from pathlib import Path
+from torchrelay.contract.storage import LocalStorage
+
+def stuck(descriptor):
+    print("written", flush=True)
+    time.sleep(60)
+
+os.fsync = stuck
+LocalStorage(Path(sys.argv[1])).create("big", bytes(1 << 20))
+"""
+
+
+def test_a_writer_killed_before_its_data_is_durable_leaves_no_object(storage: LocalStorage) -> None:
+    storage.root.mkdir()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", STUCK_BEFORE_DURABLE, str(storage.root)], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "written\n"
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    assert storage.list("") == []
+    assert storage.size("big") is None
+    storage.create("big", b"by the next")

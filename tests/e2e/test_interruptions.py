@@ -1,0 +1,133 @@
+"""Kill a training at its worst moment, let it go on, and compare every bit of what comes out."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+LAST_STEP = 69
+KILL_AT = 25
+
+
+def figures(relay: Any) -> dict[str, Any]:
+    """What must be the same however a run got to its end: hashes, validation figures, and the curve without a gap."""
+    steps = {event["step"]: event["metrics"]["loss"] for event in relay.events("step")}
+    evaluations = {event["step"]: event["metrics"] for event in relay.events("evaluation")}
+    assert sorted(steps) == list(range(1, LAST_STEP + 1))
+    return {"digest": relay.digest(), "evaluations": evaluations, "losses": steps}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_relay: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The figures of a run that was left alone."""
+    relay = make_relay(tmp_path_factory.mktemp("undisturbed"))
+    relay("run", "paced.yaml")
+    relay.wait_until_nothing_is_left()
+    return figures(relay)
+
+
+def kill_rank_0(relay: Any) -> None:
+    os.kill(relay.process("torchrelay.train", rank=0), signal.SIGKILL)
+
+
+def kill_rank_1(relay: Any) -> None:
+    os.kill(relay.process("torchrelay.train", rank=1), signal.SIGKILL)
+
+
+def kill_torchrun(relay: Any) -> None:
+    os.kill(relay.process("torch.distributed.run"), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kill", [kill_rank_0, kill_rank_1, kill_torchrun])
+def test_a_killed_part_is_started_again_by_itself(relay: Any, undisturbed: Any, kill: Callable[[Any], None]) -> None:
+    job = relay.start("run", "paced.yaml")
+    relay.wait_for_step(KILL_AT)
+    kill(relay)
+    output = relay.finish(job)
+    relay.wait_until_nothing_is_left()
+    assert "SIGKILL" in output
+    assert relay.json("status", relay.run().name)["attempts"] == 1
+    assert figures(relay) == undisturbed
+
+
+def press_ctrl_c(relay: Any, job: Any) -> int:
+    job.send_signal(signal.SIGINT)
+    return 75
+
+
+def ask_to_stop(relay: Any, job: Any) -> int:
+    relay("stop", relay.run().name)
+    return 75
+
+
+def terminate_launcher(relay: Any, job: Any) -> int:
+    job.terminate()
+    return 75
+
+
+def signal_supervisor(relay: Any, job: Any) -> int:
+    """As Slurm does before the time limit."""
+    os.kill(relay.process("torchrelay_launch", " node "), signal.SIGUSR1)
+    return 75
+
+
+def kill_launcher(relay: Any, job: Any) -> int:
+    job.kill()
+    return -signal.SIGKILL
+
+
+def kill_supervisor(relay: Any, job: Any) -> int:
+    os.kill(relay.process("torchrelay_launch", " node "), signal.SIGKILL)
+    return 137
+
+
+def cancel(relay: Any, job: Any) -> int:
+    relay("cancel", relay.run().name)
+    return 137
+
+
+WITH_NOTICE = (press_ctrl_c, ask_to_stop, terminate_launcher, signal_supervisor, kill_launcher)
+WITHOUT = (kill_supervisor, cancel)
+
+
+@pytest.mark.parametrize("interrupt", [*WITH_NOTICE, *WITHOUT])
+def test_an_interrupted_run_resumes_to_the_same_end(
+    relay: Any, undisturbed: Any, interrupt: Callable[[Any, Any], int]
+) -> None:
+    job = relay.start("run", "paced.yaml")
+    relay.wait_for_step(KILL_AT)
+    relay.finish(job, interrupt(relay, job))
+    relay.wait_until_nothing_is_left()
+    status = relay.json("status", relay.run().name)
+    assert status["state"] in ("stopped", "preempted", "failed")
+    if interrupt in WITH_NOTICE:
+        assert status["last_checkpoint_step"] >= KILL_AT  # a stop with notice loses no step
+    relay("resume", relay.run().name)
+    relay.wait_until_nothing_is_left()
+    assert figures(relay) == undisturbed
+
+
+def test_two_supervisors_survive_the_loss_of_a_rank_and_end_as_one_would(relay: Any, undisturbed: Any) -> None:
+    job = relay.start("run", "paced.yaml", "--set", "resources.nodes=2", "--set", "resources.procs_per_node=1")
+    relay.wait_for_step(KILL_AT)
+    kill_rank_1(relay)
+    relay.finish(job)
+    relay.wait_until_nothing_is_left()
+    assert figures(relay) == undisturbed
+
+
+def test_three_ranks_and_several_gradient_buckets_resume_exactly(relay: Any, make_relay: Any, tmp_path: Path) -> None:
+    """Sums over three ranks depend on where DDP's buckets begin, which it changes after its first backward."""
+    sets = ["--set", "resources.procs_per_node=3", "--set", "train.model.args.sizes=[64, 700, 700, 10]"]
+    alone = make_relay(tmp_path / "alone")
+    alone("run", "paced.yaml", *sets)
+    job = relay.start("run", "paced.yaml", *sets)
+    relay.wait_for_step(KILL_AT)
+    kill_rank_1(relay)
+    relay.finish(job)
+    assert relay.digest() == alone.digest()
