@@ -105,11 +105,12 @@ class Relay:
 
     def wait_until_nothing_is_left(self) -> None:
         """Fail if any process that came from here outlives the run."""
-        wait_until("no process is left", lambda: not self.processes(), 20.0)
+        wait_until("no process is left", lambda: not self.processes(), 60.0)
 
     def digest(self) -> dict[str, Any]:
-        """The digest of the run's newest checkpoint."""
-        return self.json("checkpoints", "digest", self.run().name)
+        """Step, weights and state of the run's newest checkpoint."""
+        digest = self.json("checkpoints", "digest", str(self.run()))
+        return {key: digest[key] for key in ("step", "weights", "state")}
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ DNS_LABEL = Limits(
     pattern_says="lower-case letters, digits and '-', at most 40, starting and ending with a letter or digit",
 )
 PORT = Limits(minimum=1, maximum=65535)
+ONE_LINE = Limits(pattern=r"[^\x00-\x1f\x7f]+", pattern_says="text of one line, not empty")
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,70 @@ class Restarts:
 
 
 @dataclass(frozen=True)
+class Retries:
+    """How often a run is submitted again, by what ended its attempt. Each is counted over the whole run."""
+
+    time_limit: int = setting(100, doc="After the time limit.", limits=AT_LEAST_0)
+    preemption: int = setting(100, doc="After a preemption, or a requeue by an administrator.", limits=AT_LEAST_0)
+    node_failure: int = setting(5, doc="After a node or a supervisor was lost.", limits=AT_LEAST_0)
+
+
+@dataclass(frozen=True)
 class Slurm:
     """Options for Slurm; other backends do not use them."""
 
-    partition: str | None = setting(None, doc="Partition to submit to.", example="gpu")
-    account: str | None = setting(None, doc="Account to charge.")
+    partition: str | None = setting(
+        None, doc="Partition to submit to, or several, separated by commas.", example="gpu", limits=ONE_LINE
+    )
+    account: str | None = setting(None, doc="Account to charge.", limits=ONE_LINE)
+    qos: str | None = setting(None, doc="Quality of service.", limits=ONE_LINE)
+    constraint: str | None = setting(
+        None, doc="Features that nodes must have.", example="a100&infiniband", limits=ONE_LINE
+    )
+    gres: str | None = setting(
+        None,
+        doc="Generic resources per node, where `resources.gpus_per_node` does not say enough.",
+        example="gpu:a100:4",
+        limits=ONE_LINE,
+    )
+    reservation: str | None = setting(None, doc="Reservation to use.", limits=ONE_LINE)
+    dependency: str | None = setting(
+        None, doc="What the first attempt waits for.", example="afterok:1234", limits=ONE_LINE
+    )
+    exclude: str | None = setting(None, doc="Nodes not to use.", example="node[17,23]", limits=ONE_LINE)
+    mail_user: str | None = setting(None, doc="Who gets mail.", limits=ONE_LINE)
+    mail_type: str | None = setting(None, doc="What to send mail about.", example="END,FAIL", limits=ONE_LINE)
+    comment: str | None = setting(None, doc="Comment in the job's record.", limits=ONE_LINE)
+    requeue: Literal["auto", "chain", "requeue", "never"] = setting(
+        "auto",
+        doc="How a run goes on after its attempt was stopped: as a new job (chain), as the same job again (requeue), as "
+        "whichever loses less time (auto), or not by itself (never).",
+    )
+    retries: Retries = setting(Retries, doc="How often a run is submitted again.")
+    join: Duration = setting(
+        lambda: Duration(300), doc="How long the first node waits for all others, from the start of the job."
+    )
     setup: list[str] = setting(
         list, doc="Shell lines that run on every node before the job.", example='["module load cuda"]'
     )
+    container_image: str | None = setting(
+        None, doc="Image to run the nodes' supervisors in, with pyxis.", example="nvcr.io#nvidia/pytorch:25.01-py3"
+    )
+    container_mounts: str | None = setting(None, doc="What pyxis mounts into the container.", limits=ONE_LINE)
+    apptainer: str | None = setting(
+        None, doc="Image file to run the nodes' supervisors in, with apptainer.", example="/images/train.sif"
+    )
+    python: str | None = setting(
+        None,
+        doc="Python of the nodes; without it the one that submits, or `python3` in a container.",
+        example="/shared/venv/bin/python",
+        limits=ONE_LINE,
+    )
+    template: str | None = setting(
+        None, doc="A batch script of your own in place of slurm/train.sbatch.", example="site/train.sbatch"
+    )
     extra: dict[str, Json] = setting(
-        dict, doc="Further sbatch options by their long names.", example="{constraint: ib}"
+        dict, doc="Further sbatch options by their long names.", example="{nice: 100, exclusive: true}"
     )
 
 
@@ -104,12 +159,17 @@ class JobSpec:
         doc="Folder or URL under which runs are kept; --storage and TORCHRELAY_STORAGE come first, ./runs last.",
         example="runs",
     )
+    storage_options: dict[str, Json] = setting(
+        dict,
+        doc="How an object storage is reached: limits such as retry_s, and options of its fsspec driver; no secrets.",
+        example="{endpoint_url: 'http://minio:9000', retry_s: 120}",
+    )
     checkpoint: Checkpoint = setting(Checkpoint, doc="When to save, and what to keep.")
     restarts: Restarts = setting(Restarts, doc="What to do when something fails.")
     torchrun: dict[str, Json] = setting(
         dict,
-        doc="Further torchrun options by their long names, passed through.",
-        example="{log-line-prefix-template: '[r${rank}] '}",
+        doc="Further torchrun options by their long names, passed through; `true` for one without a value.",
+        example="{numa-binding: node, monitor-interval: 0.5}",
     )
     env: dict[str, str] = setting(dict, doc="Environment variables of every rank.", example='{OMP_NUM_THREADS: "1"}')
     secrets: list[str] = setting(

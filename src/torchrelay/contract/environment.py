@@ -7,5 +7,6 @@ NODE = "TORCHRELAY_NODE"  # index of this node, from 0
 REPORTS = "TORCHRELAY_REPORTS"  # node-local folder where ranks register and report failures
 
 STORAGE = "TORCHRELAY_STORAGE"  # default of --storage, set by the user
+STORAGE_OPTIONS = "TORCHRELAY_STORAGE_OPTIONS"  # the options to reach it by, a JSON object without secrets
 
 FOR_RANKS = (RUN, ATTEMPT, RESTART, NODE, REPORTS)

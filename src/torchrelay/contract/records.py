@@ -38,6 +38,7 @@ class AttemptRecord:
     workdir: str  # folder that relative paths of the job start from
     backend_id: str = ""  # Slurm job id or Kubernetes Job name
     nodes: int = 1
+    resume_from: int | None = None  # step that the attempt was told to start from; see contract/lineage.py
 
 
 @dataclass(frozen=True)

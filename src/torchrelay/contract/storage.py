@@ -1,7 +1,8 @@
 """The few operations on storage that a run needs, and local disk as the first to offer them.
 
-Whole objects only: small records, and a checkpoint's files. `create` is atomic and exclusive, which is all that the
-commit protocol and the claims rest on; object storage has the same in a conditional put.
+An object is either written whole (records, a checkpoint's files) or appended to (logs, events), never both. `create` is
+atomic and exclusive, which is all that the commit protocol and the claims rest on; object storage (object_storage) has
+the same in a conditional put.
 """
 
 import contextlib
@@ -13,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from torchrelay.contract.errors import ConfigError, StorageError
+from torchrelay.contract.errors import StorageError
+from torchrelay.contract.settings import Json
 
 Chunk = bytes | bytearray | memoryview
 
@@ -31,23 +33,35 @@ class Storage(Protocol):
     def read(self, path: str) -> bytes:
         """The whole object. Raises: FileNotFoundError."""
 
+    def read_from(self, path: str, offset: int, size: int | None = None) -> bytes:
+        """At most `size` bytes from `offset` on, fewer or none at the end. Raises: FileNotFoundError."""
+
     def open(self, path: str) -> BinaryIO:
-        """The object for reading in pieces. Raises: FileNotFoundError."""
+        """The object as it is now, for reading in pieces. Raises: FileNotFoundError."""
 
     def create(self, path: str, *chunks: Chunk) -> None:
-        """Write a new object, whole or not at all, durable on return. Raises: FileExistsError if the name is taken."""
+        """Write a new object, whole or not at all, durable on return. Raises: FileExistsError if the name is taken.
+
+        After a StorageError the object may be there all the same: the storage took it, and its answer was lost.
+        """
 
     def replace(self, path: str, data: bytes) -> None:
         """Write an object whether or not it exists; a reader sees the old one or the new one."""
 
     def append(self, path: str, data: bytes) -> None:
-        """Add to the end of an object, which is made when missing. Not durable on return."""
+        """Add to the end of an object, which is made when missing. Durable and seen by others after `flush`."""
+
+    def flush(self) -> None:
+        """Write what was appended below this folder by this process and still waits. Call it before the end."""
 
     def size(self, path: str) -> int | None:
         """Size in bytes, or None if there is no such object."""
 
     def list(self, path: str) -> list[str]:
-        """Names directly below a folder, sorted; empty if there is no such folder."""
+        """Names directly below a folder, sorted; empty if there is no such folder.
+
+        A folder that has become empty is listed on local disk, and on object storage it is gone.
+        """
 
     def delete(self, path: str) -> None:
         """Remove an object, or a folder with all below it; nothing happens if it is missing."""
@@ -56,20 +70,23 @@ class Storage(Protocol):
         """The storage of a folder below this one."""
 
 
-def open_storage(url: str) -> Storage:
-    """The storage that a URL names. A plain path, `file://` or `local://` is local disk.
+def open_storage(url: str, options: dict[str, Json] | None = None) -> Storage:
+    """The storage that a URL names. A plain path, `file://` or `local://` is local disk, all else goes by fsspec.
 
-    Raises: ConfigError for a protocol that is not supported.
+    `options` is the spec's `storage_options:`; without it, what a launcher left in TORCHRELAY_STORAGE_OPTIONS holds.
+
+    Raises: ConfigError for an unknown protocol, a missing driver, or secrets among the options.
     """
     protocol, separator, rest = url.partition("://")
     if not separator:
         return LocalStorage(Path(url))
     if protocol in ("file", "local"):
         return LocalStorage(Path(rest))
-    raise ConfigError(
-        f"storage {url!r}: the protocol {protocol!r} is not supported yet; use a folder that all nodes share, "
-        "such as 'runs' or '/shared/runs'"
-    )
+    from torchrelay.contract import object_storage, storage_options  # slow to load, and local runs need none of it
+
+    if options is None:
+        options = storage_options.from_environment()
+    return object_storage.open_object_storage(url, options)
 
 
 class LocalStorage:
@@ -92,6 +109,11 @@ class LocalStorage:
     def read(self, path: str) -> bytes:
         with _explained("read", self.path(path)) as file:
             return file.read_bytes()
+
+    def read_from(self, path: str, offset: int, size: int | None = None) -> bytes:
+        with _explained("read", self.path(path)) as file, file.open("rb") as opened:
+            opened.seek(offset)
+            return opened.read(-1 if size is None else size)
 
     def open(self, path: str) -> BinaryIO:
         with _explained("read", self.path(path)) as file:
@@ -121,6 +143,9 @@ class LocalStorage:
                 _write_all(descriptor, data)
             finally:
                 os.close(descriptor)
+
+    def flush(self) -> None:
+        """Nothing waits here: `append` hands everything to the operating system."""
 
     def size(self, path: str) -> int | None:
         with _explained("look at", self.path(path)) as file:

@@ -31,7 +31,7 @@ class Duration(float):
         for unit in ("d", "h", "m"):
             if self and self % _SECONDS[unit] == 0:
                 return f"{int(self // _SECONDS[unit])}{unit}"
-        return f"{int(self) if self == int(self) else float(self)}s"
+        return f"{int(self)}s" if self.is_integer() else f"{float(self)}s"
 
     __repr__ = __str__
 

@@ -1,0 +1,121 @@
+"""What every backend offers: a pure `render`, whose result can be printed, and `submit` and the rest upon it."""
+
+import importlib
+import shlex
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.exit_codes import RunState
+from torchrelay.contract.storage import Storage
+from torchrelay_launch.spec.models import JobSpec
+
+HIDDEN = "***"  # stands for the value of a secret
+
+
+@dataclass(frozen=True)
+class RunRef:
+    """The attempt of a run that a submission is for; for a dry run, one that does not exist yet."""
+
+    run_id: str
+    url: str
+    attempt: int
+    workdir: str  # folder that relative paths of the job start from
+    sources: dict[str, str] = field(default_factory=dict)  # "train.model" -> "jobs/x.yaml:12:3", for errors in ranks
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line, with the variables that it gets beyond those of the submitting shell."""
+
+    title: str  # what it is, for people: "node 0: supervisor"
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        assigned = [f"{name}={value if value == HIDDEN else shlex.quote(value)}" for name, value in self.env.items()]
+        return "\n".join([f"# {self.title}", " \\\n  ".join([*assigned, shlex.join(self.argv)])])
+
+
+@dataclass(frozen=True)
+class Submission:
+    """All that submitting a job does: printable, and the same every time for the same job and run."""
+
+    backend: str
+    job: JobSpec
+    run: RunRef
+    submits: tuple[Command, ...]  # what `submit` executes
+    starts: tuple[Command, ...]  # what each node starts from there: its torchrun
+    files: dict[str, str] = field(default_factory=dict)  # files written for the backend: path -> text
+    warnings: tuple[str, ...] = ()  # fields of the spec that this backend does not honour
+
+    def __str__(self) -> str:
+        head = [f"# {self.backend}: attempt {self.run.attempt} of {self.run.url}"]
+        head += [f"# not honoured here: {warning}" for warning in self.warnings]
+        files = [f"# file {path}\n{text.rstrip()}" for path, text in self.files.items()]
+        blocks = ["\n".join(head), *files, *(str(command) for command in (*self.submits, *self.starts))]
+        return "\n\n".join(blocks) + "\n"
+
+
+class Handle(Protocol):
+    """A submitted attempt, as the launcher that submitted it holds it."""
+
+    @property
+    def backend_id(self) -> str:
+        """What the backend calls it: a process id, a Slurm job id, a Kubernetes Job's name."""
+
+    def poll(self) -> int | None:
+        """The attempt's exit code once it has ended, else None. Does not wait."""
+
+    def stop(self) -> None:
+        """Ask it to checkpoint and stop."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+    def detach(self) -> None:
+        """Let it go on when this launcher ends."""
+
+
+class Backend(Protocol):
+    """A place where jobs run. `render` is pure; what has an effect starts from its result or from storage."""
+
+    name: str
+
+    def render(self, job: JobSpec, run: RunRef) -> Submission:
+        """What would be executed and written. Raises: ConfigError for a job that cannot run there."""
+
+    def submit(self, submission: Submission, *, tethered: bool) -> Handle:
+        """Start it. Tethered, it stops cleanly when this launcher dies without `detach`.
+
+        Raises: ConfigError if it could not be started, with the reason.
+        """
+
+    def status(self, storage: Storage, attempt: int) -> RunState | None:
+        """What the backend itself knows of an attempt, or None if it knows nothing."""
+
+    def logs(self, storage: Storage, attempt: int) -> list[str]:
+        """Paths below the run of what the nodes of an attempt printed, by node."""
+
+    def stop(self, storage: Storage) -> None:
+        """Ask the newest attempt to checkpoint and stop. Raises: ConfigError if it is not running."""
+
+    def cancel(self, storage: Storage) -> None:
+        """End the newest attempt now. Raises: ConfigError if it is not running."""
+
+
+_BACKENDS = {
+    "local": "torchrelay_launch.backends.local:LocalBackend",
+    "slurm": "torchrelay_launch.backends.slurm.backend:SlurmBackend",
+}
+_PLANNED = ("kubernetes",)
+
+
+def load_backend(name: str) -> Backend:
+    """The backend of this name; its module is imported only now. Raises: ConfigError if there is none."""
+    if name in _PLANNED:
+        raise ConfigError(f"the backend {name!r} is not part of this version, which runs on local only: use --on local")
+    if name not in _BACKENDS:
+        raise ConfigError(f"there is no backend {name!r}; there is: {', '.join([*_BACKENDS, *_PLANNED])}")
+    module, _, attribute = _BACKENDS[name].partition(":")
+    return cast("Backend", getattr(importlib.import_module(module), attribute)())

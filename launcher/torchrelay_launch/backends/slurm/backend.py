@@ -1,0 +1,210 @@
+"""The Slurm backend: a job becomes one batch script, and sbatch gets exactly what `render` shows."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from torchrelay.contract import environment, layout, records
+from torchrelay.contract.errors import ConfigError, StorageError
+from torchrelay.contract.exit_codes import ExitCode, Outcome, RunState
+from torchrelay.contract.records import StopRequest
+from torchrelay.contract.storage import Storage, open_storage
+from torchrelay_launch.backends.base import HIDDEN, Command, RunRef, Submission
+from torchrelay_launch.backends.slurm import client, journal, script, shell_environment, watching
+from torchrelay_launch.runs import request_stop
+from torchrelay_launch.runs.claims import user_at_host
+from torchrelay_launch.spec.models import JobSpec, Kubernetes
+from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
+
+SCRATCH = "SCRATCH"  # stands for a folder that each node makes when it starts
+LOOK_S = 1.0
+ASK_S = 5.0  # how often slurmctld is asked, which has others to answer too
+
+
+class SlurmBackend:
+    """Runs jobs on a cluster with Slurm."""
+
+    name = "slurm"
+
+    def render(self, job: JobSpec, run: RunRef) -> Submission:
+        """What would be submitted, and the torchrun of each node. Raises: ConfigError."""
+        folder = job_folder(run)
+        path = script.script_file(folder, run.attempt)
+        return Submission(
+            backend=self.name,
+            job=job,
+            run=run,
+            submits=(Command("submit", ("sbatch", "--parsable", path, str(run.attempt))),),
+            starts=tuple(_torchrun(job, run, node) for node in range(job.resources.nodes.minimum)),
+            files={path: script.render(job, run, folder)},
+            warnings=tuple(_not_honoured(job)),
+        )
+
+    def submit(self, submission: Submission, *, tethered: bool) -> "SlurmHandle":  # noqa: ARG002 - a batch job has no tether
+        """Write the script and the environment, and hand the script to sbatch. Raises: TorchrelayError with the reason."""
+        job, run = submission.job, submission.run
+        shell_environment.check_secrets(job.secrets)
+        _check_partition(job)
+        ((path, text),) = submission.files.items()
+        _write_script(path, text)
+        import os
+
+        data = shell_environment.as_shell(os.environb, path)
+        shell_environment.write(script.environment_file(job_folder(run), run.attempt), data)
+        *_, argument = submission.submits[0].argv
+        job_id = client.submit(path, argument)
+        storage = open_storage(run.url)
+        journal.set_backend_id(storage, run.attempt, job_id)
+        return SlurmHandle(storage, job_id)
+
+    def status(self, storage: Storage, attempt: int) -> RunState | None:
+        """What Slurm says of the attempt's job; None if it knows nothing of it."""
+        observed = watching.observe(storage, attempt)
+        return observed.state if observed else None
+
+    def logs(self, storage: Storage, attempt: int) -> list[str]:
+        """The nodes' logs, which the supervisors write into the run's storage."""
+        folder = f"{layout.LOGS}/a{attempt:04d}"
+        return [f"{folder}/{name}" for name in storage.list(folder)]
+
+    def stop(self, storage: Storage) -> None:
+        """Ask for a clean stop; an attempt that still waits in the queue is taken out of it."""
+        request_stop(storage, "stop")
+        take_from_queue(storage)
+
+    def cancel(self, storage: Storage) -> None:
+        """End it now, and whatever follows it in the queue."""
+        request_stop(storage, "cancel")
+        client.cancel(watching.live_jobs(storage))
+        take_from_queue(storage)
+
+
+class SlurmHandle:
+    """A run on Slurm, followed from its first job to its last."""
+
+    def __init__(self, storage: Storage, job_id: str) -> None:
+        self._storage, self.backend_id = storage, job_id
+        self._looked = self._asked = 0.0
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """The run's exit code once no further attempt follows."""
+        now = time.monotonic()
+        if self._code is None and now - self._looked > LOOK_S:
+            self._looked = now
+            self._code = self._look(now)
+        return self._code
+
+    def stop(self) -> None:
+        with suppress(ConfigError):  # it has ended
+            SlurmBackend().stop(self._storage)
+
+    def kill(self) -> None:
+        with suppress(ConfigError):
+            SlurmBackend().cancel(self._storage)
+
+    def detach(self) -> None:
+        """A batch job needs no launcher."""
+
+    def _look(self, now: float) -> int | None:
+        newest = records.attempt_numbers(self._storage)[-1]
+        outcome = journal.outcome_of(self._storage, newest)
+        if outcome is not None:
+            end = journal.read_end(self._storage, newest)
+            if journal.read_begin(self._storage, newest) is None or (end is not None and not end.next_job):
+                return outcome.exit_code
+        if now - self._asked < ASK_S:
+            return None
+        self._asked = now
+        observed = watching.observe(self._storage, newest)
+        if observed is None or observed.live:
+            return None
+        return outcome.exit_code if outcome else int(ExitCode.KILLED)
+
+
+def take_from_queue(storage: Storage) -> None:
+    """Cancel the newest attempt's job if it has not begun, and note that it was stopped. Raises: SchedulerError."""
+    number = records.attempt_numbers(storage)[-1]
+    if journal.read_begin(storage, number) is not None or journal.outcome_of(storage, number) is not None:
+        return
+    client.cancel(watching.live_jobs(storage))
+    if journal.read_begin(storage, number) is None:
+        path = layout.attempt_file(number, "stop")
+        if storage.size(path) is None:
+            storage.replace(path, records.dump(StopRequest("stop", time.time(), user_at_host())))
+        journal.conclude(storage, number, Outcome.PREEMPTED, None, int(ExitCode.PREEMPTED))
+
+
+def job_folder(run: RunRef) -> str:
+    """Where script, environment and output of a run's jobs lie: in the run, which all nodes share.
+
+    Raises: ConfigError for a storage that is no folder.
+    """
+    if "://" in run.url:
+        return str(Path.home() / ".torchrelay" / "slurm" / run.run_id)
+    return f"{run.url}/slurm"
+
+
+def _write_script(path: str, text: str) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _check_partition(job: JobSpec) -> None:
+    """What sbatch would take and then leave in the queue for ever. Raises: ConfigError, SchedulerError."""
+    for name in (job.slurm.partition or "").split(","):
+        fields = client.show("partition", name) if name else {}
+        if name and not fields:
+            raise ConfigError(_no_partition(name))
+        most = watching.minutes(fields.get("MaxTime", ""))
+        limit = job.resources.time_limit
+        if most is not None and limit is not None and limit > most * 60:
+            raise ConfigError(
+                f"resources.time_limit: partition {name} allows at most {fields['MaxTime']} per job, not {limit}; "
+                "a longer run goes on by itself in further jobs, so a shorter limit is enough"
+            )
+        nodes = fields.get("MaxNodes", "")
+        if nodes.isdigit() and job.resources.nodes.minimum > int(nodes):
+            raise ConfigError(f"resources.nodes: partition {name} allows at most {nodes} nodes per job")
+
+
+def _no_partition(name: str) -> str:
+    from torchrelay_launch.spec.names import did_you_mean
+
+    known = client.call("sinfo", "--noheader", "--format=%R").split()
+    return f"slurm.partition: there is no partition {name!r} here; {did_you_mean(name, set(known)) or ', '.join(known)}"
+
+
+def _torchrun(job: JobSpec, run: RunRef, node: int) -> Command:
+    import sys
+
+    from torchrelay_launch.supervisor.plan import torch_version
+
+    placement = Placement(
+        node=node,
+        nodes=job.resources.nodes.minimum,
+        master_addr="FIRST_NODE",
+        master_port=run_port(run.run_id, 0),
+        run_id=run.run_id,
+        restart=0,
+        log_dir=f"{SCRATCH}/logs",
+        torch_version=torch_version(),
+        python=script.node_python(job, sys.executable),
+    )
+    mine = {
+        environment.RUN: run.url,
+        environment.ATTEMPT: str(run.attempt),
+        environment.RESTART: "0",
+        environment.NODE: str(node),
+        environment.REPORTS: f"{SCRATCH}/reports",
+    }
+    hidden = dict.fromkeys(job.secrets, HIDDEN)
+    title = f"node {node}: torchrun, started by the supervisor"
+    return Command(title, tuple(torchrun_argv(job, placement)), rank_environment(job) | hidden | mine)
+
+
+def _not_honoured(job: JobSpec) -> list[str]:
+    return ["kubernetes: has no effect on Slurm"] if job.kubernetes != Kubernetes() else []

@@ -1,0 +1,148 @@
+"""Slurm's commands: running them, and saying in a user's words why one failed."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torchrelay.contract.errors import ConfigError, TorchrelayError
+from torchrelay.contract.exit_codes import ExitCode
+
+LIMIT_S = 60.0
+GONE = "Invalid job id specified"
+
+
+class SchedulerError(TorchrelayError):
+    """Slurm itself does not answer, or has no room now; trying again later may help. Exit code 74, as for storage."""
+
+    exit_code = ExitCode.STORAGE
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as `squeue` or `scontrol` shows it."""
+
+    job_id: str
+    state: str
+    reason: str = ""
+    nodes: str = ""  # as a host list, such as n[1-2]
+    expected_start: str = ""
+    restarts: int = 0
+
+
+def call(*argv: str, env: Mapping[str, str] | None = None, limit_s: float = LIMIT_S) -> str:
+    """Run one command and return its output. Raises: ConfigError, SchedulerError."""
+    if shutil.which(argv[0]) is None:
+        raise ConfigError(
+            f"there is no `{argv[0]}` on this machine, so it cannot reach Slurm; use a login node, or --on local"
+        )
+    environment = {**(os.environ if env is None else env), "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+    try:
+        done = subprocess.run(argv, env=environment, text=True, capture_output=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(
+            f"`{argv[0]}` did not answer within {limit_s:g} s; `scontrol ping` shows how Slurm is"
+        ) from None
+    if done.returncode != 0:
+        raise explained(argv[0], done.stderr or done.stdout)
+    return done.stdout
+
+
+def submit(script: str, *arguments: str, options: Sequence[str] = ()) -> str:
+    """Submit a script. Returns the job's id. Raises: ConfigError, SchedulerError."""
+    environment = {name: value for name, value in os.environ.items() if not _of_outer_job(name)}
+    output = call("sbatch", "--parsable", *options, script, *arguments, env=environment)
+    return output.strip().split(";")[0]
+
+
+def find_job(job_id: str) -> Job | None:
+    """A job as slurmctld knows it, which forgets it some minutes after its end. Raises: SchedulerError."""
+    fields = show("job", job_id)
+    if not fields:
+        return None
+    return Job(
+        job_id,
+        fields.get("JobState", ""),
+        fields.get("Reason", "").replace("None", ""),
+        fields.get("NodeList", "").replace("(null)", ""),
+        fields.get("StartTime", "").replace("Unknown", ""),
+        int(fields.get("Restarts", "0")),
+    )
+
+
+def show(kind: str, name: str) -> dict[str, str]:
+    """What `scontrol show` says of a job, node or partition; empty if there is none. Raises: SchedulerError."""
+    try:
+        output = call("scontrol", "--oneliner", "show", kind, name)
+    except ConfigError as error:
+        if "nvalid" in str(error) or "not found" in str(error):
+            return {}
+        raise
+    return dict(re.findall(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)", output))
+
+
+def hostnames(host_list: str) -> list[str]:
+    """The single names of n[1-3]."""
+    return call("scontrol", "show", "hostnames", host_list).split() if host_list else []
+
+
+def accounted(job_id: str) -> list[tuple[str, str, str]]:
+    """State, exit code and nodes of every start of a job, oldest first; empty where there is no accounting."""
+    try:
+        output = call("sacct", "-n", "-P", "-X", "-D", "-j", job_id, "-o", "State,ExitCode,NodeList")
+    except TorchrelayError:
+        return []
+    rows = [line.split("|") for line in output.splitlines()]
+    return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
+
+
+def cancel(job_ids: Sequence[str]) -> None:
+    """Cancel jobs; those that have ended already are no mistake. Raises: SchedulerError."""
+    for job_id in job_ids:
+        try:
+            call("scancel", "--quiet", job_id)
+        except ConfigError as error:
+            if GONE not in str(error) and "already" not in str(error):
+                raise
+
+
+def explained(command: str, stderr: str) -> TorchrelayError:
+    """The error that a command's complaint stands for."""
+    lines = [re.sub(rf"^{command}: (?:error|fatal): ", "", line).strip() for line in stderr.splitlines()]
+    said = "; ".join(dict.fromkeys(line for line in lines if line)) or "it gave no reason"
+    for pattern, hint in _UNREACHABLE:
+        if re.search(pattern, said, re.IGNORECASE):
+            return SchedulerError(f"{hint} ({command} says: {said})")
+    for pattern, hint in _REFUSED:
+        if re.search(pattern, said, re.IGNORECASE):
+            return ConfigError(f"{hint} ({command} says: {said})")
+    return ConfigError(f"Slurm refuses: {said}")
+
+
+def _of_outer_job(name: str) -> bool:
+    """A job that submits another must not hand its own variables down."""
+    return name.startswith("SLURM_") and name not in ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+
+
+_UNREACHABLE = (
+    (r"munge|authentication|credential", "munge does not work on this machine; ask whoever runs it to start munged"),
+    (r"unable to contact|connection refused|connect failure|timed out|not responding|unable to connect|backup mode",
+     "slurmctld does not answer; `scontrol ping` shows whether it is up"),
+    (r"establish a configuration source|configuration file|SLURM_CONF", "Slurm is not configured on this machine"),
+    (r"temporarily unable|submit.{0,20}limit|MaxSubmitJob|resource temporarily", "Slurm takes no more jobs from you now"),
+)  # fmt: skip
+_REFUSED = (
+    (r"invalid partition", "slurm.partition: there is no such partition; `sinfo --summarize` lists them"),
+    (r"invalid account|account.{0,20}(not|invalid)", "slurm.account: you may not charge that account; `sacctmgr show associations user=$USER` lists yours"),
+    (r"invalid qos", "slurm.qos: there is no such QOS for you; `sacctmgr show qos` lists them"),
+    (r"invalid feature|constraint", "slurm.constraint: no node has these features; `sinfo -o '%20N %f'` lists them"),
+    (r"reservation", "slurm.reservation: you cannot use that reservation; `scontrol show reservation` lists them"),
+    (r"gres|generic resource", "slurm.gres or resources.gpus_per_node: no node has these; `sinfo -o '%20N %G'` lists them"),
+    (r"time limit|timelimit", "resources.time_limit: longer than allowed here; `sinfo -o '%P %l'` lists the limits"),
+    (r"node count|nodes? (?:requested|configuration)|more processors|cpu count|memory",
+     "resources: no set of nodes there can ever hold this job; `sinfo -o '%P %D %c %m'` lists what there is"),
+    (r"unrecognized option|invalid directive|unknown option", "slurm.extra: sbatch does not know one of these options"),
+    (r"dependency", "slurm.dependency: not understood; write it as in afterok:1234"),
+)  # fmt: skip

@@ -1,0 +1,97 @@
+"""The batch script: slurm/train.sbatch with its places filled in. Pure, but for reading the template."""
+
+import re
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+from torchrelay.contract.errors import ConfigError
+from torchrelay_launch.backends.base import RunRef
+from torchrelay_launch.backends.slurm import options
+from torchrelay_launch.spec.models import JobSpec
+
+TEMPLATE = "train.sbatch"
+_PLACE = re.compile(r"\{\{ ?(\w+) ?\}\}")
+
+
+def render(job: JobSpec, run: RunRef, folder: str) -> str:
+    """The script that is submitted. `folder`: where script, environment and output of the run's jobs lie.
+
+    Raises: ConfigError for a template that cannot be used.
+    """
+    output = options.file_pattern(f"{folder}/job-") + "%j.out"
+    python = sys.executable
+    values = {
+        "sbatch_options": "\n".join(f"#SBATCH {options.quoted(one)}" for one in options.sbatch_options(job, output)),
+        "environment_file": shlex.quote(environment_file(folder, run.attempt)),
+        "workdir": shlex.quote(run.workdir),
+        "setup": "\n".join(job.slurm.setup) or ":",
+        "container": _container(job, run),
+        "node_python": shlex.quote(node_python(job, python)),
+        "python": shlex.quote(python),
+        "run": shlex.quote(run.url),
+        "join_s": f"{float(job.slurm.join):g}",
+        "srun_options": " ".join(_shell_word(one) for one in options.srun_options(job)),
+    }
+    return fill(_template(job.slurm.template), values)
+
+
+def fill(template: str, values: dict[str, str]) -> str:
+    """Put values in their places, and leave out lines with ##. Raises: ConfigError for a place that has no value."""
+    lines = []
+    for line in template.split("\n"):
+        if line.startswith("##"):
+            continue
+        indent = line[: len(line) - len(line.lstrip())]
+        lines.append(_PLACE.sub(partial(_value, values, indent), line))
+    return re.sub(r"exec  +", "exec ", "\n".join(lines))
+
+
+def script_file(folder: str, attempt: int) -> str:
+    """Path of the script that was submitted for an attempt, and is again for those that follow it."""
+    return f"{folder}/a{attempt:04d}.sbatch"
+
+
+def environment_file(folder: str, attempt: int) -> str:
+    """Path of the environment that belongs to a script, mode 0600."""
+    return f"{folder}/a{attempt:04d}.env"
+
+
+def _value(values: dict[str, str], indent: str, place: re.Match[str]) -> str:
+    name = place[1]
+    if name not in values:
+        raise ConfigError(f"the batch script's template has no place {name!r}; there are: {', '.join(sorted(values))}")
+    return values[name].replace("\n", f"\n{indent}") if name == "setup" else values[name]
+
+
+def _template(path: str | None) -> str:
+    if path is None:
+        from torchrelay_launch.shipped import shipped_file
+
+        return shipped_file(f"slurm/{TEMPLATE}").read_text()
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"slurm.template: cannot read {path}: {error}") from error
+
+
+def _shell_word(option: options.Option) -> str:
+    name, value = option
+    return f"--{name}" if value is None else f"--{name}={shlex.quote(value)}"
+
+
+def _container(job: JobSpec, run: RunRef) -> str:
+    """The command that runs the supervisor in an apptainer image; pyxis is srun's business."""
+    if job.slurm.apptainer is None:
+        return ""
+    binds = sorted({run.workdir, run.url.rpartition("/")[0] or "/"} - {"/"})
+    words = ["apptainer", "exec", *(["--nv"] if job.resources.gpus_per_node else [])]
+    words += [word for bind in binds if "://" not in bind for word in ("--bind", bind)]
+    return shlex.join([*words, "--pwd", run.workdir, job.slurm.apptainer])
+
+
+def node_python(job: JobSpec, python: str) -> str:
+    if job.slurm.python is not None:
+        return job.slurm.python
+    return "python3" if job.slurm.container_image or job.slurm.apptainer else python

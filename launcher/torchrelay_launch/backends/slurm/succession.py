@@ -1,0 +1,68 @@
+"""Handing a run on: to a new job that takes its place in the queue, or to this job, requeued."""
+
+import os
+from dataclasses import dataclass
+
+from torchrelay.contract import layout, records
+from torchrelay.contract.errors import TorchrelayError
+from torchrelay.contract.exit_codes import ExitCode, Outcome
+from torchrelay.contract.records import Failure, StopRequest
+from torchrelay.contract.storage import Storage
+from torchrelay_launch.backends.slurm import client, journal
+from torchrelay_launch.backends.slurm.attempts import Start, Task
+
+SCRIPT = "TORCHRELAY_SCRIPT"  # path of the batch script, set by the environment that it sources
+
+
+@dataclass(frozen=True)
+class Succession:
+    """From an attempt that has ended to `number`, which this job has claimed."""
+
+    storage: Storage
+    start: Start
+    task: Task
+    number: int
+    terminated: bool  # Slurm has told this job to end
+
+    def hand_on(self, exclude: list[str]) -> str:
+        """Find the job that goes on with the run. Returns its id. Raises: TorchrelayError if Slurm takes none."""
+        mode = self.task.job.slurm.requeue
+        if mode == "requeue" and not exclude:
+            return self.start.job_id
+        return self._submit(exclude) or self.start.job_id
+
+    def let_go(self, next_job: str) -> None:
+        """The run is `next_job`'s from here on. Raises: TorchrelayError."""
+        if next_job == self.start.job_id:
+            self._requeue()
+            return
+        stop = records.read(self.storage, StopRequest, layout.attempt_file(self.task.number, "stop"))
+        if stop is not None:  # it came after we had looked
+            client.cancel([next_job])
+            self.storage.replace(layout.attempt_file(self.number, "stop"), records.dump(stop))
+            journal.conclude(self.storage, self.number, Outcome.PREEMPTED, None, int(ExitCode.PREEMPTED))
+        if self.terminated:
+            client.cancel([self.start.job_id])  # or Slurm would requeue it too
+
+    def _submit(self, exclude: list[str]) -> str | None:
+        """Submit the same script again: a fresh job starts in seconds where a requeued one is held for two minutes."""
+        for nodes in [exclude, []] if exclude else [[]]:
+            options = [f"--exclude={','.join(nodes)}"] if nodes else []
+            try:
+                job_id = client.submit(os.environ.get(SCRIPT, ""), str(self.number), options=options)
+            except TorchrelayError as error:
+                print(f"torchrelay: the next attempt is not accepted: {error}", flush=True)  # noqa: T201 - job's output
+                continue
+            journal.set_backend_id(self.storage, self.number, job_id)
+            return job_id
+        return None
+
+    def _requeue(self) -> None:
+        if self.terminated and int(client.show("job", self.start.job_id).get("Restarts", 0)) > self.start.restart_count:
+            return  # Slurm is at it already
+        try:
+            client.call("scontrol", "requeue", self.start.job_id)
+        except TorchrelayError as error:
+            failure = Failure(f"Slurm does not take the next attempt: {error}", int(error.exit_code))
+            journal.conclude(self.storage, self.number, Outcome.FAILED, failure, failure.exit_code)
+            raise

@@ -1,0 +1,91 @@
+"""How an attempt stands, as Slurm sees it: what a run's storage alone cannot tell."""
+
+from torchrelay.contract import layout, records
+from torchrelay.contract.errors import TorchrelayError
+from torchrelay.contract.exit_codes import RunState
+from torchrelay.contract.records import AttemptRecord
+from torchrelay.contract.storage import Storage
+from torchrelay_launch.backends.slurm import client, journal
+from torchrelay_launch.backends.slurm.client import Job
+from torchrelay_launch.backends.slurm.policy import NEVER
+from torchrelay_launch.backends.slurm.states import ALIVE, BUDGETS, run_state
+from torchrelay_launch.runs.observed import Observed
+
+
+def observe(storage: Storage, attempt: int) -> Observed | None:
+    """What Slurm says of an attempt; None if it cannot be asked. Raises: StorageError."""
+    record = records.read(storage, AttemptRecord, layout.attempt_file(attempt, "attempt"))
+    if record is None or not record.backend_id:
+        return None
+    if journal.outcome_of(storage, attempt) is not None:
+        return _after_outcome(storage, attempt, record.backend_id)
+    try:
+        job = client.find_job(record.backend_id) or _from_accounting(record.backend_id)
+    except TorchrelayError:
+        return None
+    if job is None:
+        return Observed(RunState.FAILED, error=f"Slurm no longer knows job {record.backend_id}")
+    return observed(job, begun=journal.read_begin(storage, attempt) is not None)
+
+
+def observed(job: Job, *, begun: bool) -> Observed:
+    """The state that a job's state stands for, for an attempt without an outcome."""
+    state = run_state(job.state)
+    if state is RunState.PENDING:
+        return Observed(state, f"job {job.job_id} waits{_why(job)}")
+    if state is RunState.RUNNING:
+        where = f" on {job.nodes}" if job.nodes else ""
+        return Observed(state if begun else RunState.PENDING, f"job {job.job_id}{where}")
+    ended = f"job {job.job_id} ended as {job.state}"
+    if state is RunState.STOPPED:
+        return Observed(state, ended)
+    return Observed(RunState.FAILED, ended, f"{ended}{_why(job)} before the attempt could say how it ended")
+
+
+def _after_outcome(storage: Storage, attempt: int, job_id: str) -> Observed | None:
+    """An attempt has ended, but its job may still be about to go on, or have decided that the run does not."""
+    end = journal.read_end(storage, attempt)
+    if end is None:
+        try:
+            alive = journal.read_begin(storage, attempt) is not None and _alive(job_id)
+        except TorchrelayError:
+            return None
+        return Observed(RunState.RUNNING, f"job {job_id} decides how to go on") if alive else None
+    if end.next_job or end.cause not in BUDGETS or end.says.endswith(NEVER):
+        return None
+    return Observed(RunState.FAILED, error=f"the run does not go on by itself: {end.says}; `torchrelay resume` does")
+
+
+def live_jobs(storage: Storage) -> list[str]:
+    """Jobs of a run that are queued or running, by its records. Raises: StorageError."""
+    found: dict[str, None] = {}
+    for number in records.attempt_numbers(storage)[-2:]:
+        record = records.read(storage, AttemptRecord, layout.attempt_file(number, "attempt"))
+        if record is not None and record.backend == "slurm" and record.backend_id:
+            found[record.backend_id] = None
+    return [job_id for job_id in found if _alive(job_id)]
+
+
+def minutes(text: str) -> int | None:
+    """Minutes of a time as scontrol prints it, such as 1-00:00:00; None for UNLIMITED."""
+    days, _, clock = text.rpartition("-")
+    try:
+        hours, mins, seconds = (int(part) for part in clock.split(":"))
+        return int(days or 0) * 1440 + hours * 60 + mins + (seconds > 0)
+    except ValueError:
+        return None
+
+
+def _alive(job_id: str) -> bool:
+    job = client.find_job(job_id)
+    return job is not None and run_state(job.state) in ALIVE
+
+
+def _why(job: Job) -> str:
+    reason = f": {job.reason}" if job.reason else ""
+    return reason + (f", expected to start at {job.expected_start}" if job.expected_start and reason else "")
+
+
+def _from_accounting(job_id: str) -> Job | None:
+    starts = client.accounted(job_id)
+    return Job(job_id, starts[-1][0], nodes=starts[-1][2]) if starts else None

@@ -1,0 +1,81 @@
+"""torchrelay stop."""
+
+import argparse
+import contextlib
+import time
+from typing import Literal
+
+from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.exit_codes import ExitCode, RunState
+from torchrelay.contract.storage import Storage
+from torchrelay_launch.arguments import add_run, explain
+from torchrelay_launch.backends.base import load_backend
+from torchrelay_launch.display.naming import name_for_user
+from torchrelay_launch.display.style import note
+from torchrelay_launch.ending import leaving
+from torchrelay_launch.runs import RunStatus, find_run, request_stop, run_status
+
+_LOOK_EVERY_S = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    explain(
+        parser,
+        "Ask a running run to finish its step, save a checkpoint and stop, and wait until it has. It may take up to "
+        "the spec's `restarts.grace`. `torchrelay resume` goes on from there.",
+        "torchrelay stop digits-20261121-101500-a1b2",
+    )
+    add_run(parser)
+    parser.add_argument("--no-wait", action="store_true", help="return when it has been asked")
+
+
+def run(args: argparse.Namespace) -> int:
+    return ask(args, "stop")
+
+
+def ask(args: argparse.Namespace, kind: Literal["stop", "cancel"]) -> int:
+    """Ask the run to stop, wait for it unless told not to, and say how it ended. Returns the exit code."""
+    storage = find_run(args.run_name, args.storage)
+    status = run_status(storage)
+    attempt = status.attempts
+    request_stop(storage, kind)
+    _tell_backend(storage, status.backend, kind)
+    if args.no_wait:
+        note(f"asked {name_for_user(storage.url)} to {kind}", quiet=args.quiet)
+        return 0
+    note("waiting until it has stopped (Ctrl-C to wait no longer; it stops all the same)", quiet=args.quiet)
+    if kind == "cancel":
+        with contextlib.suppress(ConfigError):  # it has ended since it was asked
+            load_backend(status.backend).cancel(storage)
+    return _report(_wait(storage, attempt), kind)
+
+
+def _tell_backend(storage: Storage, backend: str, kind: Literal["stop", "cancel"]) -> None:
+    """An attempt that waits in a queue has no supervisor to see the request."""
+    if backend == "slurm":
+        with contextlib.suppress(ConfigError):  # it has ended since it was asked
+            getattr(load_backend(backend), kind)(storage)
+
+
+def _wait(storage: Storage, attempt: int) -> RunStatus:
+    """The status of the run once the attempt has ended, its supervisor too, or a newer one has begun."""
+    while (status := run_status(storage)).attempts == attempt and (status.live or leaving(status.history[-1])):
+        time.sleep(_LOOK_EVERY_S)
+    return status
+
+
+def _report(status: RunStatus, kind: str) -> int:
+    name, at = name_for_user(status.url), "" if status.step is None else f" at step {status.step}"
+    saved = status.last_checkpoint_step
+    on = "" if saved is None else f"; `torchrelay resume {name}` goes on from step {saved}"
+    if status.state is RunState.COMPLETED:
+        print(f"completed{at}, before it could {kind}")
+        return 0
+    if kind == "cancel":
+        print(f"cancelled{at}{on}")
+        return 0
+    if status.state in (RunState.STOPPED, RunState.PREEMPTED):
+        print(f"stopped{at}{on}")
+        return 0
+    print(f"{status.state}{at}: {status.error or 'it is running again'}{on}")
+    return int(ExitCode.FAILED)

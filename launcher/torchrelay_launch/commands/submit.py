@@ -1,0 +1,34 @@
+"""torchrelay submit."""
+
+import argparse
+
+from torchrelay_launch.arguments import add_job, explain
+from torchrelay_launch.commands.render import plan_of, show
+from torchrelay_launch.display.naming import name_for_user
+from torchrelay_launch.display.style import note
+from torchrelay_launch.starting import start_new
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    explain(
+        parser,
+        "Start a job and return. It goes on when this terminal is closed. Prints the run's URL, alone, on stdout.",
+        "RUN=$(torchrelay submit jobs/digits.yaml) && torchrelay logs $RUN -f",
+    )
+    add_job(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be started, as `render` does")
+
+
+def run(args: argparse.Namespace) -> int:
+    plan = plan_of(args)
+    if args.dry_run:
+        show(plan.rehearse())
+        return 0
+    for warning in plan.warnings():
+        note(f"warning: {warning}", quiet=args.quiet)
+    started = start_new(plan, tethered=False)
+    started.handle.detach()
+    print(started.storage.url, flush=True)
+    name = name_for_user(started.storage.url)
+    note(f"started; `torchrelay logs {name} -f` follows it, `torchrelay stop {name}` stops it", quiet=args.quiet)
+    return 0

@@ -1,0 +1,69 @@
+"""A run in one line: `status`, and the table of `ls`."""
+
+from collections.abc import Sequence
+
+from torchrelay_launch.display import quantities
+from torchrelay_launch.display.style import paint, paint_state
+from torchrelay_launch.display.table import table
+from torchrelay_launch.progress import Metrics
+from torchrelay_launch.runs import RunStatus
+
+_HEADER = ("RUN", "STATE", "STEP", "METRIC", "AGE", "BACKEND")
+
+
+def run_table(runs: Sequence[RunStatus], metrics: Sequence[Metrics], now: float) -> str:
+    """The table of `ls`; `metrics` are the newest ones of each run."""
+    rows = [_row(run, values, now) for run, values in zip(runs, metrics, strict=True)]
+    return table(_HEADER, rows, right=(2, 4))
+
+
+def status_line(status: RunStatus, metrics: Metrics) -> str:
+    """The line of `status`, and a line for each line of what went wrong."""
+    parts = [status.run_id, paint_state(status.state)]
+    if status.step is not None:
+        parts.append(f"step {_step(status)}")
+    if shown := telling_metric(metrics):
+        parts.append(shown)
+    if status.attempts:
+        parts.append(f"attempt {status.attempts} on {status.backend}")
+    if status.last_checkpoint_step is not None:
+        parts.append(f"checkpoint at step {status.last_checkpoint_step}")
+    lines = ["  ".join(parts)]
+    if status.error:
+        where = whereabouts(status)
+        lines.append(f"  {paint('failed', 'red')}{where}: " + status.error.strip().replace("\n", "\n  "))
+    return "\n".join(lines)
+
+
+def whereabouts(status: RunStatus) -> str:
+    """` on rank 1 of node 0 at step 57`, as far as it is known of the first failure."""
+    failure = status.failure
+    if failure is None:
+        return ""
+    step = f" at step {failure.step}" if failure.step is not None else ""
+    if failure.error.startswith("rank "):  # it says so itself
+        return step
+    text = ""
+    if failure.rank is not None:
+        text += f" on rank {failure.rank}" + (f" of node {failure.node}" if failure.node is not None else "")
+    elif failure.node is not None:
+        text += f" on node {failure.node}"
+    return text + step
+
+
+def telling_metric(metrics: Metrics) -> str:
+    """The one metric that says most: an accuracy, a validation loss, any validation metric, the loss."""
+    names = [*(name for name in metrics if "acc" in name and "/" in name), "val/loss"]
+    names += [*(name for name in metrics if name.startswith("val/")), "loss"]
+    name = next((name for name in names if name in metrics), None)
+    return f"{name} {quantities.number(metrics[name])}" if name else ""
+
+
+def _row(run: RunStatus, metrics: Metrics, now: float) -> tuple[str, ...]:
+    metric = telling_metric(metrics) or "-"
+    age = quantities.age(run.created_at, now)
+    return run.run_id, paint_state(run.state), _step(run), metric, age, run.backend or "-"
+
+
+def _step(status: RunStatus) -> str:
+    return quantities.steps(status.step, status.total_steps)

@@ -1,0 +1,95 @@
+"""Making a run, and claiming the next attempt of one."""
+
+import getpass
+import secrets
+import socket
+import time
+
+from torchrelay.contract import layout, records
+from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.records import AttemptRecord, RunRecord, SpecRecord
+from torchrelay.contract.settings import Json, to_json
+from torchrelay.contract.storage import Storage, open_storage
+from torchrelay_launch.spec.models import JobSpec
+
+
+def new_run_id(name: str) -> str:
+    """A fresh id that sorts by time: name-yyyymmdd-hhmmss-xxxx, in UTC."""
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def create_run(root_url: str, job: JobSpec, source: str = "") -> Storage:
+    """Make a run under a storage and return its folder. `source` is the spec as the user wrote it, kept for reading.
+
+    Raises: StorageError if the storage cannot be written.
+    """
+    from importlib import metadata
+
+    run_id = new_run_id(job.name)
+    storage = open_storage(root_url).folder(run_id)
+    if source:
+        storage.create(layout.SPEC_SOURCE, source.encode())
+    record = RunRecord(run_id, job.name, time.time(), metadata.version("torchrelay"))
+    storage.create(layout.RUN_RECORD, records.dump(record))  # last: a folder without it is no run
+    return storage
+
+
+def claim_attempt(
+    storage: Storage,
+    job: JobSpec,
+    sources: dict[str, str],
+    backend: str,
+    workdir: str,
+    expected_last: int,
+) -> AttemptRecord:
+    """Claim attempt `expected_last + 1` of a run. Of several at once exactly one gets it.
+
+    Raises: ConfigError if somebody else has it; StorageError.
+    """
+    record = new_attempt(expected_last + 1, job, backend, workdir)
+    claim(storage, record, job, sources)
+    return record
+
+
+def new_attempt(number: int, job: JobSpec, backend: str, workdir: str) -> AttemptRecord:
+    """The record of an attempt that starts now, from this machine."""
+    return AttemptRecord(
+        number=number,
+        backend=backend,
+        created_at=time.time(),
+        host=socket.gethostname(),
+        workdir=workdir,
+        nodes=job.resources.nodes.minimum,
+    )
+
+
+def claim(storage: Storage, record: AttemptRecord, job: JobSpec, sources: dict[str, str]) -> None:
+    """Write an attempt's record and spec. Raises: ConfigError if somebody else has its number; StorageError."""
+    try:
+        storage.create(layout.attempt_file(record.number, "attempt"), records.dump(record))
+    except FileExistsError:
+        raise _already_claimed(storage, record.number) from None
+    storage.create(layout.attempt_file(record.number, "spec"), records.dump(SpecRecord(_plain(job), sources)))
+
+
+def _plain(job: JobSpec) -> dict[str, Json]:
+    values = to_json(job)
+    assert isinstance(values, dict)
+    return values
+
+
+def _already_claimed(storage: Storage, number: int) -> ConfigError:
+    holder = records.read(storage, AttemptRecord, layout.attempt_file(number, "attempt"))
+    where = f", from {holder.host} on {holder.backend}" if holder else ""
+    return ConfigError(
+        f"the run {storage.url} is being resumed as attempt {number}{where}; `torchrelay status {storage.url}` shows it"
+    )
+
+
+def user_at_host() -> str:
+    """Who asks, for records: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"

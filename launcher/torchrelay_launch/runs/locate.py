@@ -1,0 +1,69 @@
+"""From what a user types to the storage of a run."""
+
+import os
+from pathlib import Path
+
+from torchrelay.contract import environment, layout
+from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.storage import Storage, open_storage
+
+DEFAULT_STORAGE = "runs"
+
+
+def storage_url(option: str | None, spec_storage: str | None = None) -> str:
+    """Where runs are kept: the option, TORCHRELAY_STORAGE, the spec's `storage:`, else ./runs; local paths absolute."""
+    url = option or os.environ.get(environment.STORAGE) or spec_storage or DEFAULT_STORAGE
+    return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def find_run(text: str, storage_option: str | None = None) -> Storage:
+    """The run that a URL, a path, a run id or the unique start of one names.
+
+    Raises: ConfigError, with the candidates or the nearest names, if there is no such run or more than one.
+    """
+    if not text:
+        raise ConfigError("no run named: give a run id, its start, or the path or URL of a run")
+    direct = open_storage(storage_url(text))
+    if _holds_run(direct):
+        return direct
+    if "/" in text:
+        raise ConfigError(
+            f"there is no run at {direct.url}: it has no {layout.RUN_RECORD}; `torchrelay ls STORAGE` lists runs"
+        )
+    return _find_by_id(text, open_storage(storage_url(storage_option)))
+
+
+def _holds_run(storage: Storage) -> bool:
+    return storage.size(layout.RUN_RECORD) is not None
+
+
+def _find_by_id(text: str, root: Storage) -> Storage:
+    ids = [name for name in root.list("") if root.size(f"{name}/{layout.RUN_RECORD}") is not None]
+    if text in ids:
+        return root.folder(text)
+    starting = [name for name in ids if name.startswith(text)]
+    if len(starting) == 1:
+        return root.folder(starting[0])
+    if starting:
+        raise ConfigError(f"more than one run in {root.url} starts with {text!r}: {_listed(starting)}")
+    raise ConfigError(_not_found(text, ids, root.url))
+
+
+def _not_found(text: str, ids: list[str], url: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(text, ids, n=3, cutoff=0.5)
+    if near:
+        return f"there is no run {text!r} in {url}; did you mean {_listed(near)}?"
+    there = f"the newest there: {_listed(_newest_last(ids)[-3:])}" if ids else "it holds no run at all"
+    return f"there is no run {text!r} in {url} ({there}); name another storage with --storage"
+
+
+def _newest_last(ids: list[str]) -> list[str]:
+    """By the time in the ids, which end in -yyyymmdd-hhmmss-xxxx."""
+    return sorted(ids, key=lambda name: name.rsplit("-", 3)[1:])
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,52 @@
+"""An attempt followed from its start to the closing summary; what `run` and `resume` share."""
+
+import contextlib
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+from torchrelay.contract import events
+from torchrelay_launch.display.plain import PlainView, SilentView
+from torchrelay_launch.display.style import note
+from torchrelay_launch.display.summary import summary
+from torchrelay_launch.following import Following, View
+from torchrelay_launch.interrupts import Interrupts
+from torchrelay_launch.progress import Progress
+from torchrelay_launch.runs import run_status
+from torchrelay_launch.spec.models import JobSpec
+from torchrelay_launch.starting import Started
+
+
+def follow_to_end(
+    started: Started, job: JobSpec, interrupts: Interrupts, *, quiet: bool = False, verbose: bool = False
+) -> int:
+    """Follow an attempt and print the closing summary. Returns the exit code."""
+    note(f"run {started.storage.url}", quiet=quiet)
+    with _view(started, job, quiet=quiet, verbose=verbose) as view:
+        code = Following(started.storage, started.attempt.number, started.handle, interrupts, view).until_end()
+    status = run_status(started.storage)
+    progress = Progress().take_all(events.read_all(started.storage))
+    try:
+        print(summary(status, progress, job), flush=True)  # noqa: T201 - this is the result
+    except OSError:  # whoever read our output has left; the exit code is still the job's
+        _drop_stdout()
+    return code
+
+
+def _view(started: Started, job: JobSpec, *, quiet: bool, verbose: bool) -> AbstractContextManager[View]:
+    if quiet:
+        return nullcontext(SilentView())
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return nullcontext(PlainView(verbose=verbose))
+    from torchrelay_launch.display.live import LiveLine, live_view
+
+    ranks = job.resources.nodes.minimum * job.resources.world_procs_per_node
+    doing = "starting" if job.train else "running"
+    waiting = f"{doing} {ranks} rank{'s' if ranks > 1 else ''}"
+    return live_view(LiveLine(job.name, waiting, started.attempt.number), verbose=verbose)
+
+
+def _drop_stdout() -> None:
+    """Keep Python from complaining when it flushes stdout at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,10 @@
+"""The supervisor of one node: it starts torchrun, and owns what torchrun does not give.
+
+attempt.py        one node's share of an attempt from the first start to the outcome
+coordinator.py    the nodes agree on every start, and on how the attempt ends
+gang.py           one start of torchrun: watching the ranks, stopping them, ending them
+first_failure.py  what went wrong first, out of all that is known afterwards
+budget.py         whether another start makes sense, and when
+output.py         what ranks and torchrun print, into the node's log
+guard.py          the process between supervisor and torchrun, which cleans up should the supervisor die
+"""

@@ -1,0 +1,99 @@
+"""Reading a checkpoint's files into tensors, checked against the manifest while they are read."""
+
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import torch
+import xxhash
+
+from torchrelay.checkpoint.dtypes import dtype_of, writable_bytes
+from torchrelay.contract import strict_json
+from torchrelay.contract.errors import CheckpointError
+from torchrelay.contract.manifest import (
+    READ_BYTES,
+    Manifest,
+    check_hash,
+    check_size,
+    check_slots,
+    read_header,
+    reading,
+)
+from torchrelay.contract.storage import Storage
+
+
+def read_tensors(
+    storage: Storage, folder: str, manifest: Manifest, wanted: Callable[[str], bool]
+) -> dict[str, torch.Tensor]:
+    """The wanted tensors, on the host. Every file of tensors is read and verified, whatever is wanted of it.
+
+    Memory is taken only once every file is known to have the size that the manifest says.
+
+    Raises: CheckpointError for a damaged file, StorageError for one that cannot be read.
+    """
+    files = [name for name in sorted(manifest.files) if name.endswith(".safetensors")]
+    for name in files:
+        check_size(storage, f"{folder}/{name}", manifest.files[name])
+    tensors = {name: _empty(manifest, name) for name in manifest.tensors if wanted(name)}
+    for name in files:
+        _read_file(storage, folder, name, manifest, tensors)
+    return tensors
+
+
+def read_json(storage: Storage, folder: str, manifest: Manifest, name: str) -> Any:
+    """A JSON file of a checkpoint. Raises: CheckpointError, StorageError."""
+    path, entry = f"{folder}/{name}", manifest.files[name]
+    check_size(storage, path, entry)
+    with reading(path):
+        data = storage.read(path)
+    check_hash(path, xxhash.xxh3_128_hexdigest(data), entry)
+    return strict_json.parse(data, path)
+
+
+def _empty(manifest: Manifest, name: str) -> torch.Tensor:
+    entry = manifest.tensors[name]
+    try:
+        return torch.empty(entry.shape, dtype=dtype_of(entry.dtype))
+    except (RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"no memory for {name[:80]!r}, {entry.dtype} {list(entry.shape)}: {error}") from None
+
+
+def _read_file(storage: Storage, folder: str, name: str, manifest: Manifest, tensors: dict[str, torch.Tensor]) -> None:
+    path, entry = f"{folder}/{name}", manifest.files[name]
+    targets = _targets(manifest, name, tensors)
+    hasher = xxhash.xxh3_128()
+    with reading(path), storage.open(path) as file:
+        head, slots = read_header(file, entry.size, path)
+        check_slots(manifest, name, slots, path)
+        hasher.update(head)
+        for key, slot in slots.items():
+            size = slot.end - slot.begin
+            _fill(file, targets.get(key), size, hasher, path)
+        if file.read(1):
+            raise CheckpointError(f"{path} is longer than the {entry.size} bytes expected")
+    check_hash(path, hasher.hexdigest(), entry)
+
+
+def _targets(manifest: Manifest, file: str, tensors: dict[str, torch.Tensor]) -> dict[str, memoryview]:
+    """Where the bytes of each key of a file belong."""
+    targets = {}
+    for name, tensor in tensors.items():
+        pieces = [piece for piece in manifest.tensors[name].pieces if piece.file == file]
+        if pieces:
+            memory, itemsize = writable_bytes(tensor), tensor.element_size()
+            targets.update({p.key: memory[p.start * itemsize : p.stop * itemsize] for p in pieces})
+    return targets
+
+
+def _fill(file: BinaryIO, target: memoryview | None, size: int, hasher: Any, path: str) -> None:
+    """Read `size` bytes into `target`, or past them if nobody wants them, and hash them."""
+    if target is None:
+        target = memoryview(bytearray(min(size, READ_BYTES)))
+    done = 0
+    while done < size:
+        at = done % len(target)
+        part = target[at : at + min(READ_BYTES, size - done, len(target) - at)]
+        count = file.readinto(part)  # type: ignore[attr-defined]
+        if not count:
+            raise CheckpointError(f"{path} ended early")
+        hasher.update(part[:count])
+        done += count

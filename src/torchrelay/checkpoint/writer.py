@@ -1,0 +1,125 @@
+"""Writing one rank's part of a checkpoint: its share of what all ranks have, and what is its own."""
+
+import json
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import xxhash
+
+from torchrelay.checkpoint.dtypes import as_bytes, dtype_name
+from torchrelay.checkpoint.shares import Shape, Share, assign
+from torchrelay.checkpoint.state import Encoded
+from torchrelay.contract import safetensors_file, strict_json
+from torchrelay.contract.errors import CheckpointError
+from torchrelay.contract.layout import MANIFEST, STATE
+from torchrelay.contract.manifest import FileEntry, Piece, TensorEntry, rank_file
+from torchrelay.contract.safetensors_file import DTYPES
+from torchrelay.contract.settings import Json
+from torchrelay.contract.storage import Chunk, Storage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rank writes what of the shared tensors: the same on all ranks, without a word between them."""
+
+    shares: list[list[Share]]
+    entries: dict[str, TensorEntry]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash by which ranks find out that their states are not alike."""
+        plain: list[Json] = [
+            [name, entry.dtype, list(entry.shape), entry.kind] for name, entry in sorted(self.entries.items())
+        ]
+        return xxhash.xxh3_128_hexdigest(strict_json.canonical(plain))
+
+
+@dataclass
+class Written:
+    """The files that this rank has begun to write, and what is in those that are complete."""
+
+    folder: str
+    begun: list[str] = field(default_factory=list)
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+
+def plan(shared: Encoded, world_size: int, from_rank_0: Collection[str]) -> Plan:
+    """Assign every shared tensor, in pieces where that makes the ranks' shares equal, to the ranks."""
+    shapes = {name: Shape(tensor.numel(), tensor.element_size()) for name, tensor in shared.tensors.items()}
+    shares = assign(shapes, world_size, from_rank_0)
+    pieces: dict[str, list[Piece]] = {name: [] for name in shapes}
+    for rank, own in enumerate(shares):
+        for share in own:
+            pieces[share.name].append(_piece(rank, share, shapes[share.name].elements))
+    entries = {
+        name: _entry(tensor, "weights" if name in shared.weights else "state", tuple(pieces[name]))
+        for name, tensor in shared.tensors.items()
+    }
+    return Plan(shares, entries)
+
+
+def private_entries(private: Encoded, rank: int) -> dict[str, TensorEntry]:
+    """The manifest's entries of a rank's own tensors, each whole in the rank's own file."""
+    return {
+        name: _entry(tensor, "state", (_piece(rank, Share(name, 0, tensor.numel()), tensor.numel()),))
+        for name, tensor in private.tensors.items()
+    }
+
+
+def write_rank(storage: Storage, written: Written, rank: int, agreed: Plan, state: tuple[Encoded, Encoded]) -> None:
+    """Write a rank's files, each durable when this returns. `state`: what all ranks have, and what is the rank's own.
+
+    Raises: StorageError.
+    """
+    shared, private = state
+    own = [(share, shared.tensors[share.name], agreed.entries[share.name]) for share in agreed.shares[rank]]
+    for name, entry in private_entries(private, rank).items():
+        own.append((Share(name, 0, entry.elements), private.tensors[name], entry))
+    own.sort(key=lambda part: (-DTYPES[part[2].dtype].itemsize, part[0].name, part[0].start))  # keeps all aligned
+    head = safetensors_file.header([_slot(rank, share, entry) for share, _, entry in own])
+    data = [as_bytes(tensor, share.start, share.stop) for share, tensor, _ in own]
+    _create(storage, written, rank_file(rank, "safetensors"), [head, *data])
+    _create(storage, written, rank_file(rank, "json"), [_json_bytes(private)])
+    if rank == 0:
+        _create(storage, written, STATE, [_json_bytes(shared)])
+
+
+def _create(storage: Storage, written: Written, name: str, chunks: list[Chunk]) -> None:
+    path = f"{written.folder}/{name}"
+    hasher = xxhash.xxh3_128()
+    for chunk in chunks:
+        hasher.update(chunk)
+    if storage.size(path) is not None:
+        if storage.size(f"{written.folder}/{MANIFEST}") is not None:
+            raise CheckpointError(f"{written.folder} is committed already, and a checkpoint never changes")
+        storage.delete(path)  # left by an earlier try of this gang whose cleaning failed too
+    written.begun.append(name)
+    storage.create(path, *chunks)
+    written.files[name] = FileEntry(sum(len(chunk) for chunk in chunks), hasher.hexdigest())
+
+
+def _json_bytes(encoded: Encoded) -> bytes:
+    return json.dumps(encoded.json, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _entry(tensor: torch.Tensor, kind: Literal["weights", "state"], pieces: tuple[Piece, ...]) -> TensorEntry:
+    name = dtype_name(tensor.dtype)
+    assert name is not None  # the encoder has refused all others
+    return TensorEntry(name, tuple(tensor.shape), kind, pieces)
+
+
+def _piece(rank: int, share: Share, elements: int) -> Piece:
+    """A whole tensor has its own name as its key; a part also says which elements it is."""
+    whole = (share.start, share.stop) == (0, elements)
+    key = share.name if whole else f"{share.name}@{share.start}-{share.stop}"
+    return Piece(rank_file(rank, "safetensors"), key, share.start, share.stop)
+
+
+def _slot(rank: int, share: Share, entry: TensorEntry) -> tuple[str, str, tuple[int, ...]]:
+    dtype = DTYPES[entry.dtype]
+    piece = _piece(rank, share, math.prod(entry.shape))
+    shape = entry.shape if piece.key == share.name else (share.stop - share.start,)
+    return piece.key, dtype.stored, dtype.stored_shape(shape)

@@ -1,0 +1,60 @@
+"""One place to tell what happens in a run; rank 0 has it."""
+
+import sys
+
+from torchrelay.attempt import Attempt
+from torchrelay.contract import layout
+from torchrelay.contract.settings import Json
+from torchrelay.observe import lines
+from torchrelay.observe.curves import Curves
+from torchrelay.observe.event_log import EventLog
+
+
+class Observer:
+    """Writes events, curves and lines. Steps are counted as steps done."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.events = EventLog(attempt.storage, layout.events_file(attempt.writer))
+        self._folder = attempt.storage.folder(layout.TENSORBOARD).url
+        self._curves = Curves(self._folder, purge_step=0)
+
+    def restored(self, step: int) -> None:
+        """Training goes on after `step`: curves of later steps, drawn by earlier gangs, do not count any more."""
+        # What was measured up to and with `step` lies behind the checkpoint and stays.
+        self._curves = Curves(self._folder, purge_step=step + 1)
+
+    def started(self, step: int, total: int | None, world_size: int, resumed_from: str | None) -> None:
+        """Training begins or goes on; `resumed_from` is a checkpoint's folder."""
+        self.events.write("started", step=step, total_steps=total, world_size=world_size, resumed_from=resumed_from)
+
+    def step(self, step: int, total: int | None, metrics: dict[str, float], eta_s: float | None) -> None:
+        self.events.write("step", step=step, total_steps=total, metrics=_json(metrics))
+        self._curves.scalars(step, metrics)
+        _say(lines.progress(step, total, metrics, eta_s))
+
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        self.events.write("evaluation", step=step, metrics=_json(metrics))
+        self._curves.scalars(step, metrics)
+        _say(lines.evaluation(step, metrics))
+
+    def saved(self, step: int, folder: str, size_bytes: int, seconds: float) -> None:
+        """A checkpoint is committed; training stood still for all of the time that it took."""
+        self.events.write("checkpoint", step=step, folder=folder, bytes=size_bytes, seconds=seconds, stall_s=seconds)
+
+    def flush(self) -> None:
+        """Write down all that is buffered."""
+        self.events.flush()
+        self._curves.flush()
+
+    def close(self) -> None:
+        self.events.flush()
+        self._curves.close()
+
+
+def _json(metrics: dict[str, float]) -> dict[str, Json]:
+    return dict(metrics)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,329 @@
+"""The user's surface: a training that outlives its machines, as one context manager around an ordinary loop.
+
+with Run.attach() as run:
+    run.track(model=model, optimizer=optimizer)
+    for step in run.steps(1000):
+        ...
+        run.log({"loss": loss})
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from torchrelay import attempt as attempts
+from torchrelay import presence, rng, signals
+from torchrelay.attach import Attached, about, connect, local_world_size
+from torchrelay.attempt import Unsupervised
+from torchrelay.checkpoint.manager import CheckpointManager
+from torchrelay.contract.errors import DivergedError, StorageError
+from torchrelay.contract.exit_codes import ExitCode
+from torchrelay.contract.records import Heartbeat
+from torchrelay.endings import Ending
+from torchrelay.finite import FiniteCheck
+from torchrelay.observe.meter import Meter
+from torchrelay.presence import Presence
+from torchrelay.saver import Saver, State, better
+from torchrelay.stop import Agreement, Stopped
+from torchrelay.tracked import Tracked
+
+Metrics = Mapping[str, float | torch.Tensor]
+
+
+class Run:
+    """One rank's part in a run. Made by `attach`.
+
+    `step` counts the steps that are done; in the body of a step, that step is not among them. `samples` counts what was
+    given to `log`. Both are saved and restored.
+    """
+
+    def __init__(self, attached: Attached, present: Presence, log_every: int) -> None:
+        self.attempt, self.world = attached.attempt, attached.world
+        self.rank, self.world_size = self.world.rank, self.world.world_size
+        self.local_rank, self.node, self.device = self.world.local_rank, self.world.node, self.world.device
+        self.local_world_size = local_world_size()
+        self.is_main = self.world.is_main
+        self.storage, self.writer = self.attempt.storage, self.attempt.writer
+        self.spec, self.train = self.attempt.spec, self.attempt.train
+        self.name = str(self.spec.get("name", ""))
+        self.seed = self.train.seed if self.train is not None else 0
+        self.step = 0
+        self.total_steps: int | None = None
+        self.samples = 0
+        self.evaluated_step: int | None = None  # steps done at the last evaluation
+        self.best: float | None = None  # of checkpoint.keep_best's metric
+        self.resumed_from: str | None = None  # folder of the checkpoint that was restored
+        policy = self.attempt.checkpoint
+        manager = CheckpointManager(self.storage, self.writer, self.world, policy, about(self.spec))
+        self._policy = policy
+        self._saver = Saver(manager, policy)
+        self._saver.failed = self._save_failed
+        self._agreement = Agreement(self.world, present.signals, policy.every.seconds)
+        self._presence, self._ending, self._observer = present, attached.ending, attached.observer
+        self._untouched = rng.Untouched()
+        self._tracked, self._finite, self._meter = Tracked(), FiniteCheck(), Meter(self.device)
+        self._log_every = self.train.log_every if self.train is not None else log_every
+        self._metrics: dict[str, float] = {}  # of the last evaluation
+        self._restored = self._in_step = self._left_early = self._finish = self._stopped = False
+        self._beaten = time.monotonic()
+
+    @classmethod
+    def attach(
+        cls,
+        *,
+        name: str | None = None,
+        storage: str | None = None,
+        save_every: str | None = None,
+        log_every: int = 10,
+        process_group: str | None = None,
+    ) -> "Run":
+        """Join the run that this process was started for: process group, device, signal handlers, claim.
+
+        The arguments count where no job spec says otherwise: without a launcher the run is `<storage>/<name>`, by
+        default `runs/<script's name>`, and goes on from its newest checkpoint. `save_every`: "200 steps", "5m".
+
+        Collective: yes. An error ends the process with its exit code.
+        """
+        present = presence.enter()
+        ending = Ending.of_environment()
+        try:
+            return cls(connect(Unsupervised(name, storage, save_every), process_group, ending), present, log_every)
+        except BaseException as error:  # noqa: BLE001 - it is the last to see it, and passes it on
+            ending.failed(error)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        self._ending.step = self.step
+        if error is not None and not isinstance(error, Stopped) and not _is_clean_exit(error):
+            self._ending.failed(error)
+        try:
+            self._end(save=error is None)
+        except BaseException as late:  # noqa: BLE001 - as in attach
+            self._ending.failed(late)
+        if self._stopped and error is None:  # somebody swallowed it
+            raise Stopped(self._stop_code())
+
+    def track(self, **objects: Any) -> None:
+        """Save and restore these: anything with `state_dict` and `load_state_dict`, alike on all ranks."""
+        self._tracked.add(objects)
+
+    def restore(self) -> None:
+        """Put what is tracked to the newest good checkpoint, if there is one; `steps` does so if nobody has.
+
+        Collective: yes. Raises: CheckpointMismatchError if it belongs to something else.
+        """
+        if self._restored:
+            return
+        self._restored = True
+        found = self._saver.manager.restore()
+        if found is None:
+            return
+        self._tracked.load(found.shared, found.folder)
+        progress = found.shared["progress"]
+        self.step, self.samples = found.step, progress["samples"]
+        self.evaluated_step, self.best = progress["evaluated_step"], progress["best"]
+        self.resumed_from = self._saver.newest = found.folder
+        self._saver.saved_step = found.step
+        if self._observer is not None:
+            self._observer.restored(found.step)
+        if found.private is not None and found.world_size == self.world_size:
+            rng.restore(found.private["rng"], self.device)
+        else:
+            rng.seed_all(self.seed, self.rank, self.step)
+
+    def steps(self, total: int | None = None) -> Iterator[int]:
+        """The steps still to do, each as its number from 0: `for step in run.steps(1000)`. None: until `finish`.
+
+        Between two steps the ranks agree whether to save or to stop. `break` counts the step as done: do it last.
+
+        Collective: yes. Raises: Stopped, after a save, when the run is to stop.
+        """
+        self.restore()
+        self.total_steps = total
+        if self._observer is not None:
+            self._observer.started(self.step, total, self.world_size, self.resumed_from)
+        self._meter.restart(self.step)
+        while not self._finish and (total is None or self.step < total):
+            self._boundary()
+            self._in_step = True
+            try:
+                yield self.step
+            except GeneratorExit:
+                self._left_early = True  # by break, or by an error, which __exit__ can tell apart
+                raise
+            finally:
+                self._in_step = False
+            self.step += 1
+        self._save_last()
+
+    def finish(self) -> None:
+        """Make the step that is being done the last one. All ranks must do so at the same step."""
+        self._finish = True
+
+    def should_stop(self) -> bool:
+        """Whether to break off something long within a step, such as an evaluation; True on all ranks at once.
+
+        Collective: yes
+        """
+        self._agreement.tick()
+        self._progressed()
+        return bool(self._agreement.stop)
+
+    def save(self) -> None:
+        """Save now, or within a step at its end. Raises: StorageError when outside a step.
+
+        Collective: yes
+        """
+        self._saver.ask()
+        if not self._in_step and self._saver.due(self.step, by_clock=False):
+            self._save(must=True)
+
+    @property
+    def log_due(self) -> bool:
+        """Whether `log` writes the current step's metrics: work only for them can be left out otherwise."""
+        done = self._current_step()
+        return done % self._log_every == 0 or done == self.total_steps
+
+    def log(self, metrics: Metrics, *, samples: int = 0, data_wait_s: float = 0.0) -> None:
+        """Give the metrics of a step; rank 0 writes down each `log_every`-th. Cheap in between: nothing is computed.
+
+        `samples`: of this step over all ranks. `data_wait_s`: how long this rank waited for them.
+        """
+        self.samples += samples
+        if self._observer is None:
+            return
+        self._meter.add(samples, data_wait_s)
+        if self.log_due:
+            done = self._current_step()
+            values = _resolved(metrics) | self._meter.take(done)
+            eta_s = None if self.total_steps is None else self._meter.eta_s(done, self.total_steps)
+            self._observer.step(done, self.total_steps, values, eta_s)
+
+    def evaluated(self, metrics: Metrics) -> None:
+        """Give the metrics of an evaluation of the current weights, the same on all ranks.
+
+        They go into the checkpoint of this step. The best by `checkpoint.keep_best` gets a checkpoint of its own.
+
+        Collective: yes
+        """
+        self.evaluated_step = self._current_step()
+        self._metrics = _resolved(metrics)
+        if self._observer is not None:
+            self._observer.evaluation(self.evaluated_step, self._metrics)
+        keep = self._policy.keep_best
+        value = self._metrics.get(keep.metric) if keep is not None else None
+        if keep is not None and value is not None and better(keep, value, self.best):
+            self.best = value
+            self._saver.ask()
+
+    def check_finite(self, loss: torch.Tensor | float) -> None:
+        """Make sure that a loss, one element, is a number. On a GPU it is known one step later, and before any save.
+
+        Raises: DivergedError.
+        """
+        self._raise_if_bad(self._finite.look(loss, self._current_step()))
+
+    def _current_step(self) -> int:
+        """Steps done when the one that is being done is over."""
+        return self.step + 1 if self._in_step else self.step
+
+    def _raise_if_bad(self, bad: tuple[float, int] | None) -> None:
+        if bad is None:
+            return
+        newest = self._saver.newest
+        rest = f"the newest good checkpoint is {newest}" if newest else "there is no checkpoint yet"
+        raise DivergedError(
+            f"the loss is {bad[0]} at step {bad[1]} on rank {self.rank}; {rest}. A retry would end the same way: "
+            "lower the learning rate, clip gradients, or look at the data"
+        )
+
+    def _boundary(self) -> None:
+        """Between two steps: agree, save if due, stop if told to."""
+        self._agreement.tick()
+        self._progressed()
+        if self._agreement.stop:
+            self._stop()
+        if self._saver.due(self.step, by_clock=self._agreement.save_due):
+            self._save(must=False)
+
+    def _stop(self) -> None:
+        reason = signals.name_of(self._agreement.stop)
+        if self._observer is not None:
+            self._observer.events.write("stopping", step=self.step, reason=reason)
+        self._save_last()
+        self._stopped = True
+        raise Stopped(self._stop_code())
+
+    def _stop_code(self) -> int:
+        """A supervisor reads 75 in the report; torchrun must see success, or it says that the job failed."""
+        return 0 if self._presence.supervised else int(ExitCode.PREEMPTED)
+
+    def _save_last(self) -> None:
+        if self._saver.saved_step != self.step:
+            self._save(must=True)
+        self._agreement.drain()
+
+    def _save(self, *, must: bool) -> None:
+        self._raise_if_bad(self._finite.resolve())
+        if self._observer is not None:
+            self._observer.flush()  # what lies behind a checkpoint is never measured again
+        self._presence.touch(float("inf"))
+        began = time.monotonic()
+        saving = (self._saver.must_save if must else self._saver.try_save)(self._state())
+        self._agreement.saved()
+        self._presence.touch(float("inf"))
+        self._meter.stall(time.monotonic() - began)
+        if saving is not None and self._observer is not None:
+            self._observer.saved(saving.step, saving.folder, saving.size_bytes, saving.seconds)
+
+    def _save_failed(self, step: int, error: StorageError) -> None:
+        if self._observer is not None:
+            self._observer.events.write("checkpoint_failed", step=step, error=str(error))
+
+    def _state(self) -> State:
+        progress = {"samples": self.samples, "evaluated_step": self.evaluated_step, "best": self.best}
+        return State(
+            self.step,
+            {**self._tracked.state(), "progress": progress},
+            {"rng": rng.capture(self.device, self._untouched)},
+            self._metrics if self.evaluated_step == self.step else {},
+            self.samples,
+            self._tracked.buffers(),
+        )
+
+    def _progressed(self) -> None:
+        """Tell whoever watches that this rank lives; does something once per second."""
+        now = time.monotonic()
+        if not self._presence.touch(now) or not self.is_main:
+            return
+        assert self._observer is not None
+        self._observer.events.flush()
+        if not self._presence.supervised and now - self._beaten > Heartbeat.INTERVAL_S:
+            self._beaten = now
+            with contextlib.suppress(StorageError):
+                attempts.beat(self.attempt)
+
+    def _end(self, *, save: bool) -> None:
+        if self._stopped:
+            self._ending.stopped()
+            return
+        self._raise_if_bad(self._finite.resolve())
+        if save and self._left_early:
+            self.step += 1
+            self._ending.step = self.step
+            self._save_last()
+        self._ending.completed()
+
+
+def _is_clean_exit(error: BaseException) -> bool:
+    return isinstance(error, SystemExit) and error.code in (None, 0)
+
+
+def _resolved(metrics: Metrics) -> dict[str, float]:
+    return {name: value.item() if isinstance(value, torch.Tensor) else float(value) for name, value in metrics.items()}

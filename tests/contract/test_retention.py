@@ -1,0 +1,61 @@
+"""What a retention policy keeps, and what is swept."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchrelay.contract import retention
+from torchrelay.contract.layout import Writer, checkpoint_folder
+from torchrelay.contract.manifest import Committed
+from torchrelay.contract.retention import Candidate, superfluous
+from torchrelay.contract.storage import LocalStorage
+from torchrelay.contract.training import Checkpoint, KeepBest
+
+
+def candidates(*losses: float) -> list[Candidate]:
+    """Checkpoints of steps 1, 2, ... with these losses, the newest first."""
+    made = [Candidate(Committed(f"c{n}", n, Writer(1)), {"loss": loss}) for n, loss in enumerate(losses, 1)]
+    return made[::-1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "losses", "gone"),
+    [
+        ("min", (3.0, 1.0, 2.0, 4.0), [3, 1]),
+        ("max", (3.0, 1.0, 2.0, 4.0), [3, 2, 1]),
+        ("min", (1.0, 1.0, 1.0, 2.0), [2, 1]),
+        ("min", (float("nan"), float("-inf"), 5.0, 6.0), [2, 1]),
+    ],
+    ids=["the smallest", "the largest is the newest", "the newest of equals", "not finite is never best"],
+)
+def test_the_best_is_kept_beside_the_last(mode: str, losses: tuple[float, ...], gone: list[int]) -> None:
+    keep = KeepBest("loss", mode)  # type: ignore[arg-type]
+    assert [one.step for one in superfluous(candidates(*losses), 1, keep)] == gone
+
+
+@given(st.lists(st.floats()), st.integers(0, 10))
+def test_the_newest_are_never_superfluous(losses: list[float], keep_last: int) -> None:
+    found = candidates(*losses)
+    gone = superfluous(found, keep_last, None)
+    kept = [one.checkpoint for one in found if one.checkpoint not in gone]
+    assert kept == [one.checkpoint for one in found[: max(1, keep_last)]]
+
+
+def test_only_older_writers_leftovers_are_swept(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    writers = [Writer(1, 0), Writer(1, 1), Writer(2, 0), Writer(2, 1), Writer(3, 0)]
+    for writer in writers:
+        storage.create(f"{checkpoint_folder(5, writer)}/rank-00000.json", b"{}")
+    storage.create("checkpoints/mine/notes.txt", b"keep me")
+    gone = retention.retain(storage, Writer(2, 0), Checkpoint())
+    assert gone == [checkpoint_folder(5, writer) for writer in writers[:2]]
+    assert len(storage.list("checkpoints")) == 4
+
+
+def test_a_damaged_manifest_is_kept_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.create(f"{checkpoint_folder(5, Writer(1))}/manifest.json", b"{}")
+    assert retention.retain(storage, Writer(2), Checkpoint(keep_last=1)) == []
+    assert "aside" in caplog.text

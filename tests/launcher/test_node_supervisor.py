@@ -1,0 +1,318 @@
+"""Real supervisors around a real torchrun, with scripts that import no torch. Every process is found by a mark."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from torchrelay.contract.exit_codes import RunState
+from torchrelay.contract.storage import Storage
+from torchrelay.contract.units import Duration, NodeCount
+from torchrelay_launch import processes, runs
+from torchrelay_launch.backends import RunRef, load_backend
+from torchrelay_launch.backends.base import Handle
+from torchrelay_launch.spec.models import JobSpec, Resources, Restarts
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+# Never ends by itself, and takes care to outlive whoever ends.
+STUBBORN = """
+    import os, signal, subprocess, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    print("ready", flush=True)
+    time.sleep(1000)
+"""
+
+# A rank as the runtime makes them, without torch: registers, steps, stops cleanly.
+RUNTIME_RANK = """
+    import faulthandler, os, signal, sys, time
+    from pathlib import Path
+    from torchrelay.contract import reports
+    stopped = []
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: stopped.append(1))
+    faulthandler.register(signal.SIGUSR2)
+    folder, rank = Path(os.environ["TORCHRELAY_REPORTS"]), int(os.environ["RANK"])
+    touch = reports.register(folder, rank)
+    print("ready", flush=True)
+    steps = int(os.environ.get("STEPS", "100000")) if os.environ["TORCHRELAY_RESTART"] == "0" else 5
+    for step in range(steps):
+        time.sleep(0.01)
+        if "HANG" not in os.environ:
+            os.utime(touch)
+        if stopped:
+            time.sleep(0.3)
+            reports.report(folder, reports.RankReport(rank, 75, time.time()))
+            print("saved", flush=True)
+            sys.exit(0)
+    reports.report(folder, reports.RankReport(rank, 0, time.time()))
+"""
+
+
+class Attempt:
+    """A submitted attempt, its handle, and its processes."""
+
+    def __init__(self, storage: Storage, handle: Handle, mark: str) -> None:
+        self.storage, self.handle, self.mark = storage, handle, mark
+
+    def wait(self, limit_s: float = 30) -> int:
+        _until(lambda: self.handle.poll() is not None, limit_s, self.log)
+        code = self.handle.poll()
+        assert code is not None
+        return code
+
+    def status(self) -> runs.RunStatus:
+        return runs.run_status(self.storage)
+
+    def log(self) -> str:
+        paths = self.status().history[-1].logs
+        return "".join(self.storage.read(path).decode() for path in paths)
+
+    def await_log(self, text: str, times: int = 1) -> None:
+        _until(lambda: self.log().count(text) >= times, 30, self.log)
+
+    def pids(self, *words: str) -> list[int]:
+        """Pids of this attempt's processes whose command line has all the words."""
+        return [pid for pid in _marked(self.mark) if all(word in _command(pid) for word in words)]
+
+    def await_end_of_all(self, limit_s: float = 10) -> None:
+        _until(lambda: not _marked(self.mark), limit_s, lambda: str([_command(pid) for pid in _marked(self.mark)]))
+
+
+Start = Callable[..., Attempt]
+
+
+def _until(happened: Callable[[], bool], limit_s: float, otherwise: Callable[[], str]) -> None:
+    deadline = time.monotonic() + limit_s
+    while not happened():
+        if time.monotonic() > deadline:
+            pytest.fail(f"did not happen within {limit_s} s:\n{otherwise()}")
+        time.sleep(0.02)
+
+
+def _marked(mark: str) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            process = processes.look_at(int(name))
+            if process and process.running and processes.environment_of(int(name)).get("MARK") == mark:
+                found.append(int(name))
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("MARK", mark)
+
+    def started(script: str, *, nodes: int = 1, procs: int = 1, tethered: bool = False, **restarts: Any) -> Attempt:
+        (tmp_path / "script.py").write_text(textwrap.dedent(script))
+        env = {name: restarts.pop(name) for name in list(restarts) if name.isupper()}
+        limit = restarts.pop("time_limit", None)
+        resources = Resources(nodes=NodeCount(nodes, nodes), procs_per_node=procs, time_limit=limit)
+        job = JobSpec(name="t", script="script.py", resources=resources, restarts=Restarts(**restarts), env=env)
+        storage = runs.create_run(str(tmp_path / "runs"), job)
+        record = runs.claim_attempt(storage, job, {}, "local", str(tmp_path), 0)
+        run = RunRef(runs.run_status(storage).run_id, storage.url, record.number, str(tmp_path))
+        backend = load_backend("local")
+        return Attempt(storage, backend.submit(backend.render(job, run), tethered=tethered), mark)
+
+    yield started
+    for pid in _marked(mark):
+        processes.send(pid, signal.SIGKILL)
+
+
+def test_script_keeps_its_exit_code_and_its_traceback(start: Start) -> None:
+    script = "import os, time\nif os.environ['RANK'] == '1':\n    raise SystemExit(int('3'))\ntime.sleep(100)"
+    attempt = start(script, procs=2, on_failure=0)
+    assert attempt.wait() == 3
+    status = attempt.status()
+    assert (status.state, status.exit_code) == (RunState.FAILED, 3)
+    assert status.failure is not None
+    assert status.failure.rank == 1
+    assert "rank 1 (node 0) ended with exit code 3" in (status.error or "")
+    attempt.await_end_of_all()
+
+
+def test_the_same_error_twice_is_not_tried_a_third_time(start: Start) -> None:
+    attempt = start("import sys\nprint('x' * 200_000)\nprint('no end', end='')\n{}['key']", on_failure=5)
+    assert attempt.wait() == 1
+    status = attempt.status()
+    assert status.error == (
+        "rank 0 (node 0) ended with exit code 1: KeyError: 'key' "
+        "(gave up: the same error came twice in a row without any progress)"
+    )
+    assert status.failure is not None
+    assert status.failure.traceback.startswith("Traceback")
+    assert status.history[-1].restarts == 1
+    assert "[node 0 rank 0] no end\n" in attempt.log()
+    assert attempt.log().count("x") >= 400_000
+
+
+def test_killed_torchrun_leaves_nothing(start: Start) -> None:
+    attempt = start(STUBBORN, procs=2, on_failure=0)
+    attempt.await_log("ready", 2)
+    (torchrun,) = set(attempt.pids("torch.distributed.run")) - set(attempt.pids("guard.py"))
+    os.kill(torchrun, signal.SIGKILL)
+    assert attempt.wait() == 137
+    attempt.await_end_of_all(1)
+    assert "torchrun (node 0) was killed by SIGKILL" in (attempt.status().error or "")
+
+
+@pytest.mark.parametrize("also", ["nothing", "torchrun"])
+def test_killed_supervisor_leaves_nothing(start: Start, also: str) -> None:
+    attempt = start(STUBBORN, grace=Duration(1))
+    attempt.await_log("ready")
+    torchruns = set(attempt.pids("torch.distributed.run")) - set(attempt.pids("guard.py"))
+    assert len(attempt.pids()) == 5  # supervisor, guard, torchrun, rank, sleep
+    others = torchruns if also == "torchrun" else set()
+    for pid in [*attempt.pids("torchrelay_launch node"), *others]:
+        os.kill(pid, signal.SIGKILL)
+    assert attempt.wait() == 137
+    attempt.await_end_of_all(1 if also == "torchrun" else 15)
+    status = attempt.status()
+    assert status.state is RunState.FAILED
+    assert "ended without a word" in (status.error or "")
+
+
+def test_killed_launcher_stops_the_run_cleanly(start: Start, tmp_path: Path) -> None:
+    attempt = start(RUNTIME_RANK, procs=2, tethered=True)
+    attempt.await_log("ready", 2)
+    os.close(attempt.handle._tethers.pop())  # type: ignore[attr-defined]  # as the kernel does for a dead launcher
+    assert attempt.wait() == 75
+    assert attempt.status().state is RunState.PREEMPTED
+    assert attempt.log().count("saved") == 2
+    attempt.await_end_of_all()
+
+
+def test_detached_run_outlives_its_launcher(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, tethered=True, STEPS="100")
+    attempt.handle.detach()
+    _until(lambda: attempt.status().state is RunState.COMPLETED, 30, attempt.log)
+
+
+def test_stop_during_the_start_is_quick(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, procs=2)
+    began = time.monotonic()
+    runs.request_stop(attempt.storage, "stop")
+    assert attempt.wait() == 75
+    assert time.monotonic() - began < 5
+    assert attempt.status().state is RunState.STOPPED
+    attempt.await_end_of_all(1)
+
+
+def test_storm_of_signals_is_one_clean_stop(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, procs=2)
+    attempt.await_log("ready", 2)
+    (supervisor,) = attempt.pids("torchrelay_launch node")
+    for _ in range(50):
+        processes.send(supervisor, signal.SIGUSR1)
+        processes.send(supervisor, signal.SIGTERM)
+        for torchrun in attempt.pids("torch.distributed.run"):
+            processes.send(torchrun, signal.SIGUSR1)
+    assert attempt.wait() == 75
+    assert attempt.log().count("saved") == 2
+    assert attempt.log().count("stopping:") == 1
+    assert attempt.status().state is RunState.PREEMPTED
+
+
+def test_cancel_does_not_wait(start: Start) -> None:
+    attempt = start(STUBBORN)
+    attempt.await_log("ready")
+    load_backend("local").cancel(attempt.storage)
+    attempt.await_end_of_all(1)
+    assert attempt.wait() == 137
+    assert attempt.status().state is RunState.STOPPED
+
+
+def test_ranks_that_do_not_stop_are_killed_after_the_grace(start: Start) -> None:
+    attempt = start(STUBBORN, grace=Duration(1))
+    attempt.await_log("ready")
+    runs.request_stop(attempt.storage, "stop")
+    assert attempt.wait() == 75
+    assert "did not stop within restarts.grace" in attempt.status().history[-1].failure.error  # type: ignore[union-attr]
+    attempt.await_end_of_all(1)
+
+
+def test_time_limit_is_a_clean_stop(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, time_limit=Duration(4), grace=Duration(10))
+    assert attempt.wait() == 75
+    assert "stopping: the time limit is near" in attempt.log()
+    assert attempt.status().state is RunState.PREEMPTED
+
+
+def test_killed_rank_is_started_again_at_once(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, procs=2)
+    attempt.await_log("ready", 2)
+    began = time.monotonic()
+    os.kill(attempt.pids("script.py")[-1], signal.SIGKILL)
+    attempt.await_log("starting 2 ranks, restart 1")
+    assert time.monotonic() - began < 1.5
+    assert attempt.wait() == 0
+    assert attempt.status().history[-1].restarts == 1
+    assert "was killed by SIGKILL" in attempt.log()
+
+
+def test_ranks_without_progress_show_their_stacks(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, watchdog=Duration(1), on_failure=0, HANG="1")
+    assert attempt.wait() == 69
+    assert "no rank of node 0 made progress" in (attempt.status().error or "")
+    assert 'script.py", line' in attempt.log()
+
+
+def test_two_nodes_start_and_stop_together(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, nodes=2)
+    attempt.await_log("ready", 2)
+    assert "[node 0 rank 0] ready" in attempt.log()
+    assert "[node 1 rank 1] ready" in attempt.log()
+    (other,) = attempt.pids("torchrelay_launch node", "--node 1")
+    os.kill(other, signal.SIGTERM)
+    assert attempt.wait() == 75
+    assert attempt.log().count("saved") == 2
+    attempt.await_end_of_all()
+
+
+def test_failure_on_one_node_restarts_both(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, nodes=2)
+    attempt.await_log("ready", 2)
+    rank_1 = next(pid for pid in attempt.pids("script.py") if processes.environment_of(pid).get("RANK") == "1")
+    os.kill(rank_1, signal.SIGKILL)
+    assert attempt.wait(60) == 0
+    assert "rank 1 (node 1) was killed by SIGKILL" in attempt.log()
+    assert attempt.log().count("restart 1") >= 2
+
+
+def test_lost_node_ends_the_attempt(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, nodes=2, grace=Duration(2))
+    attempt.await_log("ready", 2)
+    (other,) = attempt.pids("torchrelay_launch node", "--node 1")
+    os.kill(other, signal.SIGKILL)
+    assert attempt.wait() == 70
+    assert attempt.status().error == "node 1 was lost: the connection to its supervisor ended"
+    attempt.await_end_of_all()
+
+
+def test_missing_script_is_the_users_to_fix(tmp_path: Path) -> None:
+    job = JobSpec(name="t", script="nowhere.py")
+    storage = runs.create_run(str(tmp_path / "runs"), job)
+    runs.claim_attempt(storage, job, {}, "local", str(tmp_path), 0)
+    argv = [sys.executable, "-m", "torchrelay_launch", "node", "--run", storage.url, "--attempt", "1"]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 78
+    assert runs.run_status(storage).error == f"script: there is no file 'nowhere.py' in {tmp_path}"

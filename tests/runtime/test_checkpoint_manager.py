@@ -1,0 +1,415 @@
+"""Saving and restoring by a rank that is alone: what is damaged, full, superseded, interrupted or too many."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from torchrelay.checkpoint import CheckpointManager, Restored
+from torchrelay.checkpoint.dtypes import dtype_of, writable_bytes
+from torchrelay.contract import layout, manifest, records
+from torchrelay.contract.errors import CheckpointError, ConfigError, StorageError, SupersededError
+from torchrelay.contract.layout import Writer
+from torchrelay.contract.safetensors_file import DTYPES
+from torchrelay.contract.storage import LocalStorage
+from torchrelay.contract.training import Checkpoint, KeepBest
+
+SHARED = {
+    "model": {"w": torch.arange(12.0).reshape(3, 4), "empty": torch.zeros(0, 3), "scalar": torch.tensor(7)},
+    "progress": {"epoch": 3, "best": math.inf, "names": ("a", "b")},
+}
+PRIVATE = {"rng": torch.arange(10, dtype=torch.uint8), "python": [1, (2, 3), None]}
+
+
+@dataclass
+class Alone:
+    """The world of a rank without peers."""
+
+    rank: int = 0
+    world_size: int = 1
+    store: None = None
+
+
+def manager(root: Path | LocalStorage, writer: Writer | None = None, **policy: Any) -> CheckpointManager:
+    storage = root if isinstance(root, LocalStorage) else LocalStorage(root)
+    return CheckpointManager(storage, writer or Writer(1), Alone(), Checkpoint(**policy), {"torch": "x"})
+
+
+def save(root: Path | LocalStorage, *steps: int, writer: Writer | None = None, **policy: Any) -> list[str]:
+    saver = manager(root, writer, **policy)
+    return [saver.save(step, SHARED, PRIVATE, {"loss": 1.0 / step}, samples=64 * step).folder for step in steps]
+
+
+def steps(root: Path) -> list[int]:
+    return [one.step for one in manifest.committed(LocalStorage(root))]
+
+
+def test_a_state_comes_back(tmp_path: Path) -> None:
+    saved = manager(tmp_path).save(20, SHARED, PRIVATE, {"loss": math.nan}, samples=640)
+    assert (saved.step, saved.folder) == (20, "checkpoints/step-000000020-a0001-r00")
+    files = [path for path in (tmp_path / saved.folder).iterdir() if path.name != "manifest.json"]
+    assert saved.bytes == sum(path.stat().st_size for path in files)
+    found = manager(tmp_path, Writer(2)).restore()
+    assert found is not None
+    assert (found.step, found.folder, found.world_size, found.samples) == (20, saved.folder, 1, 640)
+    assert math.isnan(found.metrics["loss"])
+    assert found.about == {"torch": "x"}
+    assert torch.equal(found.shared["model"]["w"], SHARED["model"]["w"])  # type: ignore[arg-type]
+    assert found.shared["model"]["empty"].shape == (0, 3)
+    assert found.shared["model"]["scalar"].item() == 7
+    assert found.shared["progress"] == SHARED["progress"]
+    assert found.private is not None
+    assert torch.equal(found.private["rng"], PRIVATE["rng"])  # type: ignore[arg-type]
+    assert found.private["python"] == PRIVATE["python"]
+
+
+def test_any_safetensors_tool_reads_the_tensors_by_name(tmp_path: Path) -> None:
+    (folder,) = save(tmp_path, 1)
+    found = load_file(tmp_path / folder / "rank-00000.safetensors")
+    assert torch.equal(found["model/w"], SHARED["model"]["w"])  # type: ignore[arg-type]
+    assert torch.equal(found["rank/00000/rng"], PRIVATE["rng"])  # type: ignore[arg-type]
+
+
+def test_a_run_without_checkpoints_restores_nothing(tmp_path: Path) -> None:
+    assert manager(tmp_path).restore() is None
+
+
+def test_a_step_can_be_asked_for(tmp_path: Path) -> None:
+    save(tmp_path, 10, 20, 30)
+    found = manager(tmp_path, Writer(2)).restore(20)
+    assert found is not None
+    assert found.step == 20
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 25 .*; steps there: 10, 20, 30"):
+        manager(tmp_path, Writer(2)).restore(25)
+
+
+def test_a_step_is_saved_once(tmp_path: Path) -> None:
+    saver = manager(tmp_path)
+    first = saver.save(1, SHARED, PRIVATE, {})
+    assert saver.save(1, {}, {}, {}) is first
+    with pytest.raises(CheckpointError, match="committed already"):
+        manager(tmp_path).save(1, {}, {}, {})
+    assert manifest.verify(LocalStorage(tmp_path), first.folder) == []
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 4), max_size=3)), max_size=6),
+    st.randoms(use_true_random=False),
+)
+def test_tensors_of_every_dtype_come_back(tmp_path_factory: Any, made: list[Any], random: Any) -> None:
+    state = {}
+    for index, (name, shape) in enumerate(made):
+        tensor = torch.empty(shape, dtype=dtype_of(name))
+        memory = writable_bytes(tensor)
+        memory[:] = random.randbytes(len(memory)) if name != "BOOL" else bytes(len(memory))
+        state[str(index)] = tensor.T if len(shape) == 2 else tensor
+    root = tmp_path_factory.mktemp("dtypes")
+    manager(root).save(1, {"shared": state}, state, {})
+    found = manager(root, Writer(2)).restore()
+    assert found is not None
+    assert found.private is not None
+    for key, tensor in state.items():
+        for other in (found.shared["shared"][key], found.private[key]):
+            assert (other.dtype, other.shape) == (tensor.dtype, tensor.shape)
+            assert bytes(writable_bytes(other)) == bytes(writable_bytes(tensor.contiguous()))
+
+
+def test_every_damage_of_the_newest_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path, 1)
+    (newest,) = save(tmp_path, 2)
+    for file in sorted((tmp_path / newest).iterdir()):
+        whole = file.read_bytes()
+        for at in range(0, len(whole), 41):
+            damaged = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+            _assert_passed_over(tmp_path, file, damaged, caplog)
+        for damaged in (b"", whole[:-1], whole + b" ", None):
+            _assert_passed_over(tmp_path, file, damaged, caplog)
+        file.write_bytes(whole)
+    (tmp_path / newest / manifest.DAMAGED).unlink()
+    found = manager(tmp_path).restore()
+    assert found is not None
+    assert found.step == 2
+
+
+def _assert_passed_over(root: Path, file: Path, content: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.clear()
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    found = manager(root).restore()
+    assert found is not None
+    assert found.step == 1
+    gone = content is None and file.name == layout.MANIFEST  # then it is no checkpoint, and nothing is amiss
+    assert gone or file.name in caplog.text
+    assert gone or file.parent.name in caplog.text
+
+
+def test_when_all_are_damaged_the_run_does_not_start_over(tmp_path: Path) -> None:
+    for folder in save(tmp_path, 1, 2):
+        (tmp_path / folder / "state.json").write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=r"(?s)step-000000002.*step-000000001.*prune --damaged"):
+        manager(tmp_path, Writer(2)).restore()
+
+
+def test_a_failing_storage_is_not_taken_for_damage(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+
+    class Failing(LocalStorage):
+        def open(self, path: str) -> Any:
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(StorageError, match="Input/output error"):
+        manager(Failing(tmp_path), Writer(2)).restore()
+
+
+def test_retention_keeps_the_last_and_the_best(tmp_path: Path) -> None:
+    saver = manager(tmp_path, keep_last=2, keep_best=KeepBest("loss", "min"))
+    for step, loss in enumerate([3.0, 1.0, 2.0, 4.0, 5.0, math.nan], 1):
+        saver.save(step, SHARED, PRIVATE, {"loss": loss})
+    assert steps(tmp_path) == [6, 5, 2]
+    assert len(os.listdir(tmp_path / "checkpoints")) == 3
+
+
+def test_a_damaged_checkpoint_is_neither_counted_nor_deleted(tmp_path: Path) -> None:
+    one, two, three = save(tmp_path, 1, 2, 3)
+    (tmp_path / two / "state.json").write_bytes(b"")  # seen by its size
+    last = tmp_path / three / "rank-00000.safetensors"
+    last.write_bytes(last.read_bytes()[:-1] + b"x")  # seen only by reading
+    later = manager(tmp_path, Writer(2), keep_last=1)
+    found = later.restore()
+    assert found is not None
+    assert found.folder == one
+    later.save(4, SHARED, PRIVATE, {})
+    assert steps(tmp_path) == [4, 3, 2]
+    assert "xxh3-128" in json.loads((tmp_path / three / manifest.DAMAGED).read_text())["problem"]
+
+
+def test_leftovers_of_older_writers_are_swept_after_a_commit(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    writers = [Writer(1), Writer(2, 0), Writer(2, 1), Writer(3)]
+    for writer in writers:
+        storage.create(f"{layout.checkpoint_folder(9, writer)}/rank-00000.json", b"{}")
+    save(tmp_path, 10, writer=Writer(2, 1))
+    left = os.listdir(tmp_path / "checkpoints")
+    assert sorted(left) == [
+        "step-000000009-a0002-r01",
+        "step-000000009-a0003-r00",
+        "step-000000010-a0002-r01",
+    ]
+
+
+def test_a_superseded_writer_commits_nothing(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.create(layout.restart_file(Writer(1)), b"{}")
+    saver = manager(tmp_path)
+    saver.save(1, SHARED, PRIVATE, {})
+    storage.create(layout.restart_file(Writer(1, 1)), b"{}")
+    assert records.newest_writer(storage) == Writer(1, 1)
+    with pytest.raises(SupersededError, match="a0001-r01 owns the run"):
+        saver.save(2, SHARED, PRIVATE, {})
+    assert steps(tmp_path) == [1]
+    assert not (tmp_path / layout.checkpoint_folder(2, Writer(1))).exists()
+
+
+def test_a_writer_that_is_superseded_while_it_writes_does_not_commit(tmp_path: Path) -> None:
+    class Overtaken(LocalStorage):
+        def create(self, path: str, *chunks: Any) -> None:
+            super().create(path, *chunks)
+            if path.endswith("state.json"):
+                super().create(layout.restart_file(Writer(1, 1)), b"{}")
+
+    storage = Overtaken(tmp_path)
+    with pytest.raises(SupersededError):
+        save(storage, 1)
+    assert steps(tmp_path) == []
+    assert storage.list(layout.checkpoint_folder(1, Writer(1))) == []
+
+
+def test_a_claimed_attempt_supersedes_before_its_ranks_have_started(tmp_path: Path) -> None:
+    LocalStorage(tmp_path).create(layout.attempt_file(2, "attempt"), b"{}")
+    with pytest.raises(SupersededError):
+        save(tmp_path, 1)
+
+
+def test_what_cannot_be_saved_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^`optimizer\.state\[0\]\['hook'\]`: a function cannot be saved"):
+        manager(tmp_path).save(1, {"optimizer": {"state": {0: {"hook": print}}}}, {}, {})
+    assert not (tmp_path / "checkpoints").exists()
+
+
+class Breaking(LocalStorage):
+    """Storage in which the creation of one file fails, either before or after the file is there."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.breaks: str | None = None
+        self.after = False
+
+    def create(self, path: str, *chunks: Any) -> None:
+        fails = self.breaks is not None and path.endswith(self.breaks)
+        if not fails or self.after:
+            super().create(path, *chunks)
+        if fails:
+            raise StorageError(f"cannot write {path}: No space left on device")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("file", ["rank-00000.safetensors", "rank-00000.json", "state.json", "manifest.json"])
+def test_a_save_that_fails_leaves_nothing_and_can_be_tried_again(tmp_path: Path, file: str, after: bool) -> None:
+    storage = Breaking(tmp_path)
+    saver = manager(storage)
+    saver.save(1, SHARED, PRIVATE, {})
+    storage.breaks, storage.after = file, after
+    with pytest.raises(StorageError, match="No space left"):
+        saver.save(2, SHARED, PRIVATE, {})
+    assert steps(tmp_path) == [1]
+    assert storage.list(layout.checkpoint_folder(2, Writer(1))) == []
+    storage.breaks = None
+    assert saver.save(2, SHARED, PRIVATE, {}).step == 2
+    assert manifest.verify(storage, layout.checkpoint_folder(2, Writer(1))) == []
+
+
+def test_empty_folders_of_failed_saves_go_with_the_next_commit(tmp_path: Path) -> None:
+    storage = Breaking(tmp_path)
+    saver = manager(storage)
+    storage.breaks = "state.json"
+    with pytest.raises(StorageError):
+        saver.save(1, SHARED, PRIVATE, {})
+    storage.breaks = None
+    saver.save(2, SHARED, PRIVATE, {})
+    assert os.listdir(tmp_path / "checkpoints") == ["step-000000002-a0001-r00"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB if this user may mount one, else None."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        yield Path("/dev/full")
+        return
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_reported_and_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
+    storage: LocalStorage = LocalStorage(small_disk)
+    if small_disk == Path("/dev/full"):  # no right to mount: the error comes from the storage's own double
+        storage = Breaking(tmp_path)
+        storage.breaks = "step-000000002-a0001-r00/rank-00000.safetensors"  # type: ignore[attr-defined]
+    saver = manager(storage, keep_last=5)
+    state = {"model": {"w": torch.arange(400_000.0)}}
+    saver.save(1, state, PRIVATE, {})
+    saver.save(3, state, PRIVATE, {})
+    with pytest.raises(StorageError, match="No space left on device"):
+        saver.save(2, {"model": {"w": torch.arange(2_000_000.0)}}, PRIVATE, {})
+    found = manager(storage, Writer(2)).restore()
+    assert found is not None
+    assert found.step == 3
+    assert torch.equal(found.shared["model"]["w"], state["model"]["w"])
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+from torchrelay.checkpoint import CheckpointManager
+from torchrelay.contract import manifest
+from torchrelay.contract.layout import Writer
+from torchrelay.contract.storage import LocalStorage
+from torchrelay.contract.training import Checkpoint
+
+class Alone:
+    rank, world_size, store = 0, 1, None
+
+class Deadly(LocalStorage):
+    calls = 0
+    def kill(self):
+        Deadly.calls += 1
+        if Deadly.calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def create(self, path, *chunks):
+        self.kill()
+        super().create(path, *chunks)
+        self.kill()
+    def delete(self, path):
+        self.kill()
+        super().delete(path)
+        self.kill()
+    def _write_temporary(self, file, chunks):
+        written = super()._write_temporary(file, chunks)
+        self.kill()
+        return written
+
+root = Path(sys.argv[1])
+plain = LocalStorage(root)
+kill_at = 10**9
+state = {"model": {"w": torch.arange(5.0)}}
+saver = CheckpointManager(Deadly(root), Writer(1), Alone(), Checkpoint(keep_last=2), {})
+saver.save(1, state, {}, {})
+saver.save(2, state, {}, {})
+for kill_at in range(1, 100):
+    child = os.fork()
+    if child == 0:
+        Deadly.calls = 0
+        own = CheckpointManager(Deadly(root), Writer(1, kill_at), Alone(), Checkpoint(keep_last=2), {})
+        own.save(kill_at + 2, state, {}, {})
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    listed = manifest.committed(plain)
+    print(status, listed[0].step, sum(len(manifest.verify(plain, one.folder)) for one in listed), flush=True)
+    if status == 0:
+        break
+    if status != signal.SIGKILL:
+        sys.exit(1)
+"""
+
+
+def test_a_kill_at_any_point_of_a_save_loses_no_committed_state(tmp_path: Path) -> None:
+    """Each point of writing, committing, pruning and sweeping is a process that kills itself there.
+
+    After each, all committed checkpoints are whole, and the newest is the new one or the one before it.
+    """
+    script, root = tmp_path / "killed.py", tmp_path / "run"
+    script.write_text(KILLED)
+    ran = subprocess.run(
+        [sys.executable, str(script), str(root)], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    seen = [[int(part) for part in line.split()] for line in ran.stdout.splitlines()]
+    status, newest, problems = zip(*seen, strict=True)
+    assert status == (*[signal.SIGKILL] * (len(seen) - 1), 0)
+    assert len(seen) > 18  # four files with four points each, and the deletions
+    assert set(problems) == {0}
+    assert newest[0] == 2  # killed before anything was written
+    assert list(newest) == sorted(newest)
+    assert newest[-1] == len(seen) + 2  # the last one came through
+    found = manager(root, Writer(9)).restore()
+    assert found is not None
+    assert found.step == newest[-1]
+
+
+def test_restored_is_usable_without_the_files(tmp_path: Path) -> None:
+    (folder,) = save(tmp_path, 1)
+    found: Restored | None = manager(tmp_path, Writer(2)).restore()
+    assert found is not None
+    LocalStorage(tmp_path).delete(folder)
+    found.shared["model"]["w"].add_(1)
+    assert found.shared["model"]["w"][0, 0] == 1

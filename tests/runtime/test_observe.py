@@ -1,0 +1,86 @@
+"""Events that outlast trouble with storage, and lines that read well."""
+
+import pytest
+
+from torchrelay.contract import events
+from torchrelay.contract.errors import StorageError
+from torchrelay.contract.storage import LocalStorage
+from torchrelay.observe import lines
+from torchrelay.observe.curves import Curves
+from torchrelay.observe.event_log import EventLog
+
+
+def test_events_wait_for_a_storage_that_comes_back(tmp_path, caplog):
+    storage = LocalStorage(tmp_path / "run")
+    log = EventLog(storage, "events/a.jsonl")
+    log.write("step", step=1)
+    in_the_way = tmp_path / "run" / "events"
+    in_the_way.rename(tmp_path / "aside")
+    in_the_way.write_text("a file")
+    log.write("step", step=2)
+    log.flush()
+    log.flush()
+    assert caplog.text.count("events are not written for now") == 1
+    in_the_way.unlink()
+    (tmp_path / "aside").rename(in_the_way)
+    log.flush()
+    assert [event["step"] for event in events.decode(storage.read("events/a.jsonl"))] == [1, 2]
+
+
+def test_events_that_come_fast_go_together(tmp_path, monkeypatch):
+    storage = LocalStorage(tmp_path)
+    appended = []
+    monkeypatch.setattr(storage, "append", lambda path, data: appended.append(data))
+    log = EventLog(storage, "events/a.jsonl")
+    for step in range(100):
+        log.write("step", step=step)
+    log.flush()
+    assert len(appended) <= 3
+    assert len(list(events.decode(b"".join(appended)))) == 100
+
+
+def test_curves_give_up_quietly(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    curves = Curves(str(tmp_path / "file" / "below"), 0)
+    curves.scalars(1, {"loss": 1.0})
+    curves.scalars(2, {"loss": 1.0})
+    curves.close()
+    assert caplog.text.count("no more TensorBoard curves") == 1
+
+
+def test_a_progress_line():
+    metrics = {"loss": 0.41234, "lr": 1e-3, "samples_per_s": 812.4, "step_s": 0.01, "memory_bytes": 10**9}
+    line = lines.progress(200, 1000, metrics, 12.4)
+    assert line == "step 200/1000 (20 %)  loss 0.4123  lr 1.0e-03  812 samples/s  eta 0:12"
+    assert lines.progress(200, None, {"loss": 3.0}, None) == "step 200  loss 3"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "0.5000"), (0.0, "0.0000"), (2.0, "2"), (1e-5, "1e-05"), (123456.7, "1.23e+05"), (float("nan"), "nan")],
+)
+def test_numbers(value, text):
+    assert lines.number("loss", value) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.7, "1:00"), (3600 + 125, "1:02:05")])
+def test_clocks(seconds, text):
+    assert lines.clock(seconds) == text
+
+
+def test_storage_errors_are_the_only_ones_that_events_swallow(tmp_path, monkeypatch):
+    storage = LocalStorage(tmp_path)
+    log = EventLog(storage, "events/a.jsonl")
+
+    def refuse(path: str, data: bytes) -> None:
+        raise StorageError("full")
+
+    monkeypatch.setattr(storage, "append", refuse)
+    log.write("step", step=1)
+
+    def mistake(path: str, data: bytes) -> None:
+        raise TypeError
+
+    monkeypatch.setattr(storage, "append", mistake)
+    with pytest.raises(TypeError):
+        log.flush()

@@ -1,0 +1,422 @@
+"""The trainer on real runs: what it computes, and that stops, restarts and world sizes do not show in the result."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from torchrelay.contract import environment, events, layout, manifest, records
+from torchrelay.contract.records import AttemptRecord, OutcomeRecord, RunRecord, SpecRecord
+from torchrelay.contract.storage import LocalStorage
+from torchrelay.run import Run
+from torchrelay.train.devices import Precision
+from torchrelay.train.evaluation import Evaluator, Loading
+from torchrelay.train.loop import train
+from torchrelay.world import World
+
+SAMPLES = '''
+"""Data and tasks for the trainer's tests."""
+import os, random, signal
+from pathlib import Path
+import numpy as np
+import torch
+from torch import nn
+from torchrelay.train.tasks import Classification
+
+
+class Points:
+    """Points with two classes; `noise` draws from all generators. Reading `stop_at` sends SIGTERM to the rank, once."""
+
+    def __init__(self, n, noise=0.0, stop_at=None, flag="", nan_at=None):
+        generator = torch.Generator().manual_seed(n)
+        self.x = torch.randn(n, 4, generator=generator)
+        self.y = (self.x.sum(1) > 0).long()
+        self.noise, self.stop_at, self.flag, self.nan_at = noise, stop_at, flag, nan_at
+        self.rank = os.getpid()
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, index):
+        if index == self.stop_at and not Path(self.flag).exists():
+            Path(self.flag).touch()
+            os.kill(self.rank, signal.SIGTERM)
+        x = self.x[index] + self.noise * (torch.rand(4) + random.random() + np.random.rand())
+        if index == self.nan_at:
+            x = x * float("nan")
+        return x.float(), self.y[index]
+
+
+class StoppedInEvaluation(Classification):
+    """Sends SIGTERM in the second evaluation, once. STOP_FLAG names the file that says it was."""
+
+    def sums(self, model, batch):
+        flag = Path(os.environ.get("STOP_FLAG", "/dev/null"))
+        seen = flag.read_text() if flag.is_file() else ""
+        if not flag.is_char_device() and len(seen) < 2:
+            flag.write_text(seen + "x")
+            if len(seen) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return super().sums(model, batch)
+
+
+class WorseAndWorse(Classification):
+    """Its loss grows from one evaluation to the next."""
+
+    turns = 0
+
+    def metrics(self, totals):
+        self.turns += 1
+        return {"loss": float(self.turns)}
+
+
+def normed():
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+'''
+
+
+def plain_spec(**changes: Any) -> dict[str, Any]:
+    """A spec in JSON, small and with everything random that there is; `changes` go into its train section."""
+    train_section = {
+        "task": "classification",
+        "seed": 3,
+        "data": {
+            "train": {"target": "trainer_samples.Points", "args": {"n": 50, "noise": 0.5}},
+            "val": {"target": "trainer_samples.Points", "args": {"n": 31}},
+        },
+        "model": {"target": "torchrelay.models.mlp", "args": {"sizes": [4, 16, 2], "dropout": 0.3}},
+        "optimizer": {"target": "torch.optim.AdamW", "args": {"lr": 0.01}},
+        "schedule": {"target": "torch.optim.lr_scheduler.CosineAnnealingLR", "args": {"T_max": "auto"}},
+        "global_batch": 8,
+        "epochs": 3,
+        "log_every": 1,
+        **changes,
+    }
+    return {"name": "test", "train": train_section, "checkpoint": {"every": "1000 steps"}}
+
+
+@dataclass
+class Trial:
+    """A run of its own in a temporary folder, attempt by attempt."""
+
+    storage: LocalStorage
+    monkeypatch: pytest.MonkeyPatch
+    spec: dict[str, Any] = field(default_factory=plain_spec)
+    attempts: int = 0
+
+    def prepare(self) -> dict[str, str]:
+        """Make the next attempt. Returns the environment that names it."""
+        self.attempts += 1
+        number = self.attempts
+        if number == 1:
+            self.storage.create(layout.RUN_RECORD, records.dump(RunRecord("test", "test", 0.0, "0")))
+        self.storage.create(
+            layout.attempt_file(number, "attempt"), records.dump(AttemptRecord(number, "none", 0.0, "here", "."))
+        )
+        self.storage.create(layout.attempt_file(number, "spec"), records.dump(SpecRecord(self.spec)))
+        return {environment.RUN: self.storage.url, environment.ATTEMPT: str(number)}
+
+    def run(self) -> int:
+        """Train in this process. Returns the exit code."""
+        for name, value in self.prepare().items():
+            self.monkeypatch.setenv(name, value)
+        try:
+            with Run.attach() as run:
+                train(run)
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
+
+    def torchrun(self, world_size: int, *, stopped: bool = False) -> None:
+        """Train in several processes, to the end or until a stop."""
+        command = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={world_size}",
+            "-m",
+            "torchrelay.train",
+        ]
+        done = subprocess.run(
+            [sys.executable, *command],
+            env={**os.environ, **self.prepare(), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        assert (done.returncode != 0) == stopped, done.stderr[-4000:]
+        assert self.outcome().exit_code == (75 if stopped else 0)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in events.read_all(self.storage) if event["event"] == kind]
+
+    def losses(self) -> list[float]:
+        return [event["metrics"]["loss"] for event in self.events("step")]
+
+    def evaluations(self) -> list[tuple[int, dict[str, float]]]:
+        return [(event["step"], event["metrics"]) for event in self.events("evaluation")]
+
+    def digest(self) -> tuple[str, str]:
+        newest = manifest.newest_committed(self.storage)
+        assert newest is not None
+        found = manifest.digest(self.storage, newest.folder)
+        return found.weights, found.state
+
+    def outcome(self) -> OutcomeRecord:
+        found = records.read(self.storage, OutcomeRecord, layout.attempt_file(self.attempts, "outcome"))
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def trainer_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes trials: `trainer_trial("a", epochs=2)`."""
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "trainer_samples.py").write_text(SAMPLES)
+    monkeypatch.syspath_prepend(tmp_path / "samples")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "samples"))
+    monkeypatch.delenv(environment.REPORTS, raising=False)
+
+    def make(name: str, **changes: Any) -> Trial:
+        return Trial(LocalStorage(tmp_path / name), monkeypatch, plain_spec(**changes))
+
+    yield make
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_run_trains_evaluates_and_logs(trainer_trial: Any) -> None:
+    trial = trainer_trial("a", epochs=20)
+    assert trial.run() == 0
+    losses = trial.losses()
+    assert len(losses) == 7 * 20
+    assert sum(losses[-14:]) < 0.7 * sum(losses[:14])
+    assert [step for step, _ in trial.evaluations()] == [7 * epoch for epoch in range(1, 21)]
+    last = trial.events("step")[-1]["metrics"]
+    assert set(last) >= {"loss", "lr", "grad_norm", "samples_per_s", "data_wait_s"}
+    assert last["lr"] < trial.events("step")[0]["metrics"]["lr"]
+
+
+@pytest.mark.timeout(180)
+def test_a_stop_in_the_middle_of_an_epoch_does_not_show(trainer_trial: Any, tmp_path: Path) -> None:
+    """With dropout, augmentation from three generators, and workers that have read ahead."""
+    data = {
+        "train": {"target": "trainer_samples.Points", "args": {"n": 50, "noise": 0.5}},
+        "val": {"target": "trainer_samples.Points", "args": {"n": 31}},
+        "workers": 2,
+    }
+    whole = trainer_trial("whole", data=data)
+    assert whole.run() == 0
+    stop = {"n": 50, "noise": 0.5, "stop_at": 9, "flag": str(tmp_path / "flag")}
+    parted = trainer_trial("parted", data={**data, "train": {"target": "trainer_samples.Points", "args": stop}})
+    assert parted.run() == 75
+    done = len(parted.losses())
+    assert 0 < done < 21
+    assert done % 7, "the stop is meant to come within an epoch"
+    assert parted.run() == 0
+    assert parted.losses() == whole.losses()
+    assert parted.evaluations() == whole.evaluations()
+    assert parted.digest() == whole.digest()
+
+
+def test_an_evaluation_that_a_stop_breaks_off_is_repeated_once(
+    trainer_trial: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {
+        "task": "trainer_samples:StoppedInEvaluation",
+        "schedule": {
+            "target": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+            "args": {"patience": 0, "threshold": 10.0},
+        },
+        "early_stopping": {"metric": "val/loss", "patience": 30},
+    }
+    whole = trainer_trial("whole", **changes)
+    assert whole.run() == 0
+    monkeypatch.setenv("STOP_FLAG", str(tmp_path / "flag"))
+    parted = trainer_trial("parted", **changes)
+    assert parted.run() == 75
+    assert [step for step, _ in parted.evaluations()] == [7]
+    assert parted.run() == 0
+    assert parted.evaluations() == whole.evaluations()
+    assert [step for step, _ in parted.evaluations()] == [7, 14, 21]
+    assert parted.digest() == whole.digest()
+    rates = [event["metrics"]["lr"] for event in parted.events("step")]
+    assert rates == [event["metrics"]["lr"] for event in whole.events("step")]
+    assert rates[-1] < rates[0]
+
+
+@pytest.mark.timeout(400)
+def test_the_world_size_and_accumulation_do_not_change_what_is_learnt(trainer_trial: Any) -> None:
+    """43 samples in batches of 7 end on a batch of 1, of which one rank has nothing; fp32 rounds differently."""
+    changes: dict[str, Any] = {
+        "model": {"target": "torchrelay.models.mlp", "args": {"sizes": [4, 16, 2]}},
+        "optimizer": {"target": "torch.optim.SGD", "args": {"lr": 0.1, "momentum": 0.9}},
+        "data": {
+            "train": {"target": "trainer_samples.Points", "args": {"n": 43, "noise": 0.5}},
+            "val": {"target": "trainer_samples.Points", "args": {"n": 31}},
+        },
+        "global_batch": 7,
+        "clip_grad_norm": 0.5,
+        "epochs": 2,
+    }
+    alone = trainer_trial("alone", **changes)
+    assert alone.run() == 0
+    accumulating = trainer_trial("accumulating", **changes, micro_batch=2)
+    assert accumulating.run() == 0
+    two = trainer_trial("two", **changes, micro_batch=3)
+    two.torchrun(2)
+    for other in (accumulating, two):
+        assert other.losses() == pytest.approx(alone.losses(), rel=1e-4)
+        for (step, metrics), (same, expected) in zip(other.evaluations(), alone.evaluations(), strict=True):
+            assert step == same
+            assert metrics == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.timeout(500)
+def test_three_ranks_resume_bit_for_bit(trainer_trial: Any, tmp_path: Path) -> None:
+    """Sums of three numbers depend on their order, and so on how gradients lie in buckets."""
+
+    def data(**more: Any) -> dict[str, Any]:
+        return {"train": {"target": "trainer_samples.Points", "args": {"n": 50, "noise": 0.5, **more}}}
+
+    model = {"target": "torchrelay.models.mlp", "args": {"sizes": [4, 64, 32, 16, 2], "dropout": 0.1}}
+    whole = trainer_trial("whole", model=model, data=data())
+    whole.torchrun(3)
+    parted = trainer_trial("parted", model=model, data=data(stop_at=9, flag=str(tmp_path / "flag")))
+    parted.torchrun(3, stopped=True)
+    assert 0 < len(parted.losses()) < 21
+    parted.torchrun(3)
+    assert parted.losses() == whole.losses()
+    assert parted.digest() == whole.digest()
+
+
+@pytest.mark.timeout(300)
+def test_ranks_evaluate_with_the_same_buffers(trainer_trial: Any) -> None:
+    trial = trainer_trial("a", model={"target": "trainer_samples.normed"}, global_batch=10, epochs=1)
+    trial.torchrun(2)
+    assert [step for step, _ in trial.evaluations()] == [5]
+    assert trial.outcome().exit_code == 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precisions_learn_too(trainer_trial: Any, precision: str) -> None:
+    trial = trainer_trial("a", precision=precision, epochs=8, clip_grad_norm=1.0, micro_batch=3)
+    assert trial.run() == 0
+    assert sum(trial.losses()[-7:]) < 0.9 * sum(trial.losses()[:7])
+
+
+@pytest.mark.parametrize("per", ["step", "epoch"])
+def test_schedules_advance_per_step_or_per_epoch(trainer_trial: Any, per: str) -> None:
+    linear = {"target": "torch.optim.lr_scheduler.LinearLR", "per": per}
+    trial = trainer_trial(
+        "a", schedule={**linear, "args": {"start_factor": 1.0, "end_factor": 0.5, "total_iters": "auto"}}
+    )
+    assert trial.run() == 0
+    rates = [event["metrics"]["lr"] / 0.01 for event in trial.events("step")]
+    turns = [step if per == "step" else step // 7 for step in range(21)]
+    assert rates == pytest.approx([1 - 0.5 * turn / (21 if per == "step" else 3) for turn in turns])
+
+
+def test_training_ends_early_and_stays_ended(trainer_trial: Any) -> None:
+    rule = {"metric": "val/loss", "mode": "min", "patience": 2}
+    trial = trainer_trial("a", task="trainer_samples:WorseAndWorse", early_stopping=rule, epochs=10)
+    assert trial.run() == 0
+    assert [step for step, _ in trial.evaluations()] == [7, 14, 21]
+    assert len(trial.losses()) == 21
+    assert trial.run() == 0
+    assert len(trial.losses()) == 21
+
+
+def test_evaluation_at_an_interval_and_at_the_end(trainer_trial: Any) -> None:
+    trial = trainer_trial("a", epochs=None, steps=10, evaluate_every="4 steps")
+    assert trial.run() == 0
+    assert [step for step, _ in trial.evaluations()] == [4, 8, 10]
+
+
+def test_without_a_validation_set_nothing_is_evaluated(trainer_trial: Any) -> None:
+    data = {"train": {"target": "trainer_samples.Points", "args": {"n": 50}}}
+    trial = trainer_trial("a", data=data, epochs=1)
+    assert trial.run() == 0
+    assert trial.evaluations() == []
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_its_step(trainer_trial: Any) -> None:
+    data = {"train": {"target": "trainer_samples.Points", "args": {"n": 50, "nan_at": 9}}}
+    trial = trainer_trial("a", data=data)
+    assert trial.run() == 70
+    failed = len(trial.losses()) + 1
+    ended = trial.events("ended")
+    assert ended[-1]["exit_code"] == 70
+    assert 1 <= failed <= 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": {"target": "torchrelay.models.mpl"}}, "did you mean torchrelay.models.mlp?"),
+        ({"early_stopping": {"metric": "val/acc"}}, "evaluation gives val/loss, val/accuracy"),
+        ({"evaluate_every": "5m"}, "give it in steps"),
+    ],
+)
+def test_a_wrong_spec_ends_with_78(
+    trainer_trial: Any, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], says: str
+) -> None:
+    trial = trainer_trial("a", **changes)
+    assert trial.run() == 78
+    told = capsys.readouterr().err
+    assert says in told
+    assert "Traceback" not in told
+
+
+class _Counting:
+    """Counts how often each sample is evaluated."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        raise NotImplementedError
+
+    def sums(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+        assert not model.training
+        self.seen += batch.tolist()
+        torch.rand(3)
+        return {"index": batch.sum(), "count": torch.tensor(len(batch))}
+
+    def metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        return totals
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2, 10, 11])
+def test_every_sample_is_evaluated_once(world_size: int, n: int) -> None:
+    totals, asked = {"val/index": 0.0, "val/count": 0.0}, set()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    for rank in range(world_size):
+        task, asks = _Counting(), []
+        world = World(rank, world_size)
+        evaluator = Evaluator.of(world, task, Precision("fp32", world.device), list(range(n)), Loading(3, 0, 0))  # type: ignore[arg-type]
+        found = evaluator.evaluate(nn.Identity().train(), lambda asks=asks: bool(asks.append(1)))  # type: ignore[misc]
+        assert found is not None
+        totals = {name: totals[name] + value for name, value in found.items()}
+        asked.add(len(asks))
+    assert totals == {"val/index": n * (n - 1) / 2, "val/count": n}
+    assert len(asked) == 1, "ranks must ask whether to stop equally often"
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_stop_breaks_an_evaluation_off() -> None:
+    task, world = _Counting(), World()
+    evaluator = Evaluator.of(world, task, Precision("fp32", world.device), list(range(100)), Loading(3, 0, 0))  # type: ignore[arg-type]
+    model = nn.Identity().train()
+    assert evaluator.evaluate(model, lambda: len(task.seen) >= 6) is None
+    assert len(task.seen) == 6
+    assert model.training

@@ -1,0 +1,115 @@
+"""Local disk, memory and S3 do what a dictionary does, whatever is done to them in whatever order."""
+
+import secrets
+import tempfile
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from torchrelay.contract.storage import open_storage
+
+PLAIN = st.sampled_from(["a.json", "step-1/a", "step-1/deep/b", "step-1/deep/c", "step-10/a", "step-1.txt"])
+GROWING = st.sampled_from(["n.log", "logs/n.log", "logs/n.log.1"])
+FOLDERS = st.sampled_from(["", "step-1", "step-1/deep", "step-10", "logs", "missing"])
+ANYTHING = st.one_of(PLAIN, GROWING, FOLDERS.filter(bool))
+CONTENT = st.binary(max_size=40)
+OPTIONS = {"flush_s": 1000, "part_bytes": 7, "parallel": 2}  # small objects are then read in parts, as large ones are
+
+
+def machine(bucket: str) -> type[RuleBasedStateMachine]:
+    """The state machine, on this bucket."""
+
+    class Storages(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.temporary = tempfile.TemporaryDirectory()
+            name = secrets.token_hex(6)
+            self.storages = [
+                open_storage(self.temporary.name),
+                open_storage(f"memory://{name}", OPTIONS),
+                open_storage(f"s3://{bucket}/{name}", OPTIONS),
+            ]
+            self.model: dict[str, bytes] = {}
+
+        def teardown(self) -> None:
+            for storage in self.storages:
+                storage.delete("")
+            self.temporary.cleanup()
+
+        @rule(path=PLAIN, content=CONTENT)
+        def create(self, path, content):
+            for storage in self.storages:
+                if path in self.model:
+                    with pytest.raises(FileExistsError):
+                        storage.create(path, content)
+                else:
+                    storage.create(path, content[:3], content[3:])
+            self.model.setdefault(path, content)
+
+        @rule(path=PLAIN, content=CONTENT)
+        def replace(self, path, content):
+            for storage in self.storages:
+                storage.replace(path, content)
+            self.model[path] = content
+
+        @rule(path=GROWING, content=CONTENT.filter(bool), flush=st.booleans())
+        def append(self, path, content, flush):
+            for storage in self.storages:
+                storage.append(path, content)
+                if flush:
+                    storage.flush()
+            self.model[path] = self.model.get(path, b"") + content
+
+        @rule(path=ANYTHING)
+        def delete(self, path):
+            for storage in self.storages:
+                storage.delete(path)
+            self.model = {p: c for p, c in self.model.items() if p != path and not p.startswith(f"{path}/")}
+
+        @rule(path=st.one_of(PLAIN, GROWING), offset=st.integers(0, 50), size=st.none() | st.integers(0, 20))
+        def read(self, path, offset, size):
+            for storage in self.storages:
+                storage.flush()
+                assert storage.size(path) == (len(self.model[path]) if path in self.model else None)
+                if path not in self.model:
+                    with pytest.raises(FileNotFoundError):
+                        storage.read(path)
+                    with pytest.raises(FileNotFoundError):
+                        storage.read_from(path, offset, size)
+                    continue
+                content = self.model[path]
+                end = None if size is None else offset + size
+                assert storage.read(path) == content
+                assert storage.read_from(path, offset, size) == content[offset:end]
+                with storage.open(path) as file:
+                    file.seek(offset)
+                    assert file.read(-1 if size is None else size) == content[offset:end]
+
+        @rule(path=FOLDERS)
+        def list_folder(self, path):
+            prefix = f"{path}/" if path else ""
+            expected = sorted({p[len(prefix) :].partition("/")[0] for p in self.model if p.startswith(prefix)})
+            for storage in self.storages:
+                storage.flush()
+                names = storage.list(path)
+                if storage is self.storages[0]:  # on disk an empty folder stays
+                    names = [name for name in names if name in expected or storage.size(f"{prefix}{name}") is not None]
+                assert names == expected
+
+        @invariant()
+        def folders_have_no_size(self):
+            for storage in self.storages[:2]:
+                assert storage.size("missing") is None
+
+    return Storages
+
+
+def test_all_storages_behave_as_a_dictionary(s3_bucket):
+    run_state_machine_as_test(
+        machine(s3_bucket),
+        settings=settings(
+            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

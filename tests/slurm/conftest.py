@@ -1,0 +1,144 @@
+"""The Slurm cluster of the tests, one for the whole session, and the command line on it."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from slurm_cluster import Cluster, ClusterError
+
+
+def _e2e() -> Any:
+    """The harness of the end-to-end tests, which stands beside this folder."""
+    spec = importlib.util.spec_from_file_location("relay_harness", HERE.parent / "e2e" / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+harness = _e2e()
+
+
+class SlurmRelay(harness.Relay):  # type: ignore[name-defined,misc]
+    """`torchrelay` in a folder, on the login node of the cluster."""
+
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
+        super().__init__(folder)
+        self.cluster = cluster
+        self._environment |= {name: cluster.environment[name] for name in ("SLURM_CONF", "PATH")}
+
+    def submit(self, spec: str, *sets: str) -> None:
+        """Submit a job of two nodes with one rank each, unless `sets` say otherwise."""
+        words = [word for one in ("resources.nodes=2", "resources.procs_per_node=1", *sets) for word in ("--set", one)]
+        self("submit", spec, "--on", "slurm", *words)
+
+    def attempt(self) -> int:
+        """Number of the newest attempt."""
+        return max(int(path.name) for path in self.run().glob("attempts/*"))
+
+    def job_id(self) -> str:
+        """The newest attempt's job."""
+        return str(self.record("attempt")["backend_id"])
+
+    def record(self, name: str, attempt: int | None = None) -> dict[str, Any]:
+        """A record of an attempt, by default the newest."""
+        path = self.run() / "attempts" / f"{attempt or self.attempt():04d}" / f"{name}.json"
+        found: dict[str, Any] = json.loads(harness.wait_until(f"there is {path.name}", lambda: _text(path)))
+        return found
+
+    def wait_for_attempt(self, number: int) -> None:
+        """Wait until this attempt trains."""
+        pattern = f"events/a{number:04d}-*"
+        harness.wait_until(
+            f"attempt {number} makes steps",
+            lambda: any('"step"' in file.read_text() for file in self.run().glob(pattern)) or self.ended(),
+            200.0,
+        )
+        assert self.attempt() >= number, f"it ended before attempt {number}:\n{self.story()}"
+
+    def ended(self) -> bool:
+        return self.json("status", self.run().name)["state"] not in ("pending", "running")
+
+    def wait_for_end(self, state: str = "completed") -> dict[str, Any]:
+        """Wait until the run has ended, and return its status. Fails for any other state."""
+        harness.wait_until("the run has ended", self.ended, 240.0)
+        status: dict[str, Any] = self.json("status", self.run().name)
+        assert status["state"] == state, f"{status}\n{self.story()}"
+        return status
+
+    def causes(self) -> list[str]:
+        """What ended each attempt."""
+        return [self.record("slurm-end", number)["cause"] for number in range(1, self.attempt() + 1)]
+
+    def jobs(self) -> list[str]:
+        """The job of each attempt."""
+        return [self.record("attempt", number)["backend_id"] for number in range(1, self.attempt() + 1)]
+
+    def story(self) -> str:
+        """What the jobs and the supervisors said, for failures."""
+        files = [*self.run().glob("slurm/job-*.out"), *sorted(self.run().glob("logs/a*/node-*.log"))]
+        said = [
+            f"{file.name}: {line}" for file in files for line in file.read_text().splitlines() if " step " not in line
+        ]
+        return "\n".join(said[-80:])
+
+    def losses(self) -> dict[int, float]:
+        """The loss of every step."""
+        return {event["step"]: event["metrics"]["loss"] for event in self.events("step")}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[Cluster]:
+    """A running Slurm with three nodes. Never skips: a cluster that does not start is a failure that says why."""
+    cluster = Cluster()
+    try:
+        try:
+            cluster.start()
+        except ClusterError as error:
+            pytest.fail(f"cannot start a Slurm cluster for the tests: {error}", pytrace=False)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def slurm(slurm_cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, which a test may damage: daemons, nodes and jobs are put right afterwards."""
+    yield slurm_cluster
+    slurm_cluster.restore()
+
+
+@pytest.fixture
+def make_slurm_relay(slurm: Cluster, tmp_path: Path) -> Callable[[str], SlurmRelay]:
+    """Makes the command line in a folder of this name, with the end-to-end tests' programs."""
+
+    def make(name: str) -> SlurmRelay:
+        import shutil
+
+        folder = tmp_path / name
+        shutil.copytree(harness.PROGRAMS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        return SlurmRelay(folder, slurm)
+
+    return make
+
+
+@pytest.fixture
+def slurm_relay(make_slurm_relay: Callable[[str], SlurmRelay]) -> SlurmRelay:
+    """The command line in a folder whose name is hard to quote."""
+    return make_slurm_relay('it\'s a "folder", 100 % $HOME')
