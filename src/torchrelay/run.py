@@ -7,7 +7,6 @@ with Run.attach() as run:
         run.log({"loss": loss})
 """
 
-import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -304,10 +303,9 @@ class Run:
             return
         assert self._observer is not None
         self._observer.events.flush()
-        if not self._presence.supervised and now - self._beaten > Heartbeat.INTERVAL_S:
+        if not self._presence.supervised and now - self._beaten > Heartbeat.interval_on(self.storage):
             self._beaten = now
-            with contextlib.suppress(StorageError):
-                attempts.beat(self.attempt)
+            attempts.beat_soon(self.attempt)
 
     def _end(self, *, save: bool) -> None:
         if self._stopped:

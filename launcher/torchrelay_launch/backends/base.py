@@ -114,7 +114,9 @@ _PLANNED = ("kubernetes",)
 def load_backend(name: str) -> Backend:
     """The backend of this name; its module is imported only now. Raises: ConfigError if there is none."""
     if name in _PLANNED:
-        raise ConfigError(f"the backend {name!r} is not part of this version, which runs on local only: use --on local")
+        raise ConfigError(
+            f"the backend {name!r} is not part of this version, which runs on {' and '.join(_BACKENDS)}: use --on local"
+        )
     if name not in _BACKENDS:
         raise ConfigError(f"there is no backend {name!r}; there is: {', '.join([*_BACKENDS, *_PLANNED])}")
     module, _, attribute = _BACKENDS[name].partition(":")

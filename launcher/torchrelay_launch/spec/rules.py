@@ -10,6 +10,7 @@ from torchrelay_launch.spec.decode import Decoded
 from torchrelay_launch.spec.models import Resources, Restarts
 from torchrelay_launch.spec.names import did_you_mean
 from torchrelay_launch.spec.rules_env import check_env, literal_secrets
+from torchrelay_launch.spec.rules_storage import check_storage
 from torchrelay_launch.spec.rules_torchrun import check_torchrun
 from torchrelay_launch.spec.scalars import Scalar
 from torchrelay_launch.spec.tree import Mapping
@@ -30,6 +31,7 @@ def check(found: Decoded) -> None:
     _world(found)
     _times(found)
     check_env(found)
+    check_storage(found)
     check_torchrun(found)
 
 
