@@ -142,3 +142,7 @@ class Checkpoint:
     )
     keep_last: int = setting(3, doc="How many of the newest checkpoints are kept.", limits=AT_LEAST_1)
     keep_best: KeepBest | None = setting(None, doc="Also keep the best one by a metric.")
+    on_storage_failure: Literal["continue", "stop"] = setting(
+        "continue",
+        doc="When a save fails because of the storage: train on and try at the next, or stop with exit code 74.",
+    )
