@@ -26,6 +26,7 @@ from torchrelay.contract.records import Heartbeat
 from torchrelay.endings import Ending, is_peer_lost
 from torchrelay.finite import FiniteCheck
 from torchrelay.observe.meter import Meter
+from torchrelay.pace import Pace
 from torchrelay.presence import Presence
 from torchrelay.saver import Saver, Saving, State, better
 from torchrelay.stop import Agreement, Stopped
@@ -63,7 +64,9 @@ class Run:
         self._policy = policy
         self._saver = Saver(manager, policy)
         self._saver.saved, self._saver.failed = self._save_done, self._save_failed
-        self._agreement = Agreement(self.world, present.signals, policy.every.seconds)
+        self._pace = Pace(policy) if policy.every.auto else None
+        save_every_s = self._pace.interval_s if self._pace is not None else policy.every.seconds
+        self._agreement = Agreement(self.world, present.signals, save_every_s)
         self._agreement.busy, self._agreement.broken = lambda: self._saver.busy, lambda: self._saver.broken
         self._presence, self._ending, self._observer = present, attached.ending, attached.observer
         self._untouched = rng.Untouched()
@@ -255,6 +258,8 @@ class Run:
         """Between two steps: agree, save if due, stop if told to."""
         self._agreement.tick()
         self._progressed()
+        if self._pace is not None:
+            self._pace.tick(time.monotonic(), saving=self._saver.busy)
         self._saver.poll()
         if self._agreement.save_broken:
             self._saver.finish()
@@ -296,8 +301,13 @@ class Run:
         self._agreement.saved()
         self._presence.touch(float("inf"))
         self._meter.stall(time.monotonic() - began, waited_s)
+        if self._pace is not None:
+            self._pace.skip()
 
     def _save_done(self, saving: Saving) -> None:
+        if self._pace is not None:
+            self._pace.saved(saving)
+            self._agreement.save_every_s = self._pace.interval_s
         if self._observer is not None:
             self._observer.saved(saving)
 
