@@ -108,7 +108,7 @@ class Curves:
         return writer
 
 
-_PERFORMANCE = ("samples_per_s", "data_wait_s", "step_s", "memory_bytes", "checkpoint_stall_s")
+_PERFORMANCE = ("samples_per_s", "data_wait_s", "step_s", "memory_bytes", "checkpoint_stall_s", "checkpoint_wait_s")
 
 
 def _tag(name: str) -> str:

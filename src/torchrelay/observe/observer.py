@@ -12,6 +12,7 @@ from torchrelay.contract.settings import Json
 from torchrelay.observe import lines
 from torchrelay.observe.curves import CurvesFolder
 from torchrelay.observe.event_log import EventLog
+from torchrelay.saver import Saving
 
 log = logging.getLogger(__name__)
 _CLOSE_S = 20.0
@@ -44,9 +45,17 @@ class Observer:
         self._curves.scalars(step, metrics)
         _say(lines.evaluation(step, metrics))
 
-    def saved(self, step: int, folder: str, size_bytes: int, seconds: float) -> None:
-        """A checkpoint is committed; training stood still for all of the time that it took."""
-        self.events.write("checkpoint", step=step, folder=folder, bytes=size_bytes, seconds=seconds, stall_s=seconds)
+    def saved(self, saving: Saving) -> None:
+        """A checkpoint is committed."""
+        self.events.write(
+            "checkpoint",
+            step=saving.step,
+            folder=saving.folder,
+            bytes=saving.size_bytes,
+            seconds=saving.seconds,
+            stall_s=saving.stall_s,
+            waited_s=saving.waited_s,
+        )
 
     def flush(self) -> None:
         """Write down all that is buffered; object storage has it a little later."""
