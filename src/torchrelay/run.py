@@ -73,6 +73,7 @@ class Run:
         self._log_every = self.train.log_every if self.train is not None else log_every
         self._metrics: dict[str, float] = {}  # of the last evaluation
         self._restored = self._in_step = self._left_early = self._finish = self._stopped = self._prepared = False
+        self._broken_off = False  # whether `should_stop` has said so
         self._first_step = 0  # of this gang
         self._beaten = time.monotonic()
 
@@ -168,6 +169,8 @@ class Run:
             finally:
                 self._in_step = False
             self.step += 1
+        if self._broken_off:  # in the last step, which is not complete without what was broken off
+            self._stop()
         self._save_last()
 
     def finish(self) -> None:
@@ -181,7 +184,8 @@ class Run:
         """
         self._agreement.tick()
         self._progressed()
-        return bool(self._agreement.stop)
+        self._broken_off = self._broken_off or bool(self._agreement.stop)
+        return self._broken_off
 
     def save(self) -> None:
         """Save now, or within a step at its end. Raises: StorageError when outside a step.
@@ -223,6 +227,8 @@ class Run:
         """
         self.evaluated_step = self._current_step()
         self._metrics = _resolved(metrics)
+        if not self._in_step:  # this step's checkpoint was saved without the evaluation, so it is not the last word
+            self._saver.saved_step = None
         if self._observer is not None:
             self._observer.evaluation(self.evaluated_step, self._metrics)
         keep = self._policy.keep_best
