@@ -1,6 +1,7 @@
 """The trainer on real runs: what it computes, and that stops, restarts and world sizes do not show in the result."""
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -128,6 +130,8 @@ class Trial:
         """Train in this process. Returns the exit code."""
         for name, value in self.prepare().items():
             self.monkeypatch.setenv(name, value)
+        random.seed()  # as in a new process, where nobody has seeded them yet
+        np.random.seed()
         try:
             with Run.attach() as run:
                 train(run)
