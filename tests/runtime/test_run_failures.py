@@ -77,6 +77,9 @@ def test_a_gang_that_is_superseded_while_it_trains_stops_at_its_next_save(tmp_pa
     run = ranks.new_run(tmp_path, every="10 steps")
     gang = ranks.start(tmp_path / "work", "--steps", "100000", "--sleep", "0.005", env=run.environment())
     gang.wait_for(12)
+    deadline = time.monotonic() + ranks.LIMIT_S
+    while not manifest.committed(run.storage) and time.monotonic() < deadline:
+        time.sleep(0.01)  # the save of step 10 goes on beside the steps
     newer = run.again(attempt=2)
     newer.storage.create(layout.restart_file(Writer(2)), b"{}")
     committed = manifest.committed(run.storage)[0].step

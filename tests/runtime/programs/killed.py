@@ -1,0 +1,142 @@
+"""Kills a gang of two ranks at every point of a restore, a save, a commit and a sweep: `killed.py URL all|writing`.
+
+A point lies before and after each operation on the storage (`writing`: each that changes it). For each there is a
+process that restores, saves and cleans up, and kills itself there; and one after it that looks at what is left. Prints
+a line for each: the operation, the newest good step then, and the steps that should be there and are damaged.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from torchrelay.checkpoint import CheckpointManager
+from torchrelay.contract import layout, manifest, retention
+from torchrelay.contract.layout import Writer
+from torchrelay.contract.storage import open_storage
+from torchrelay.contract.training import Checkpoint
+
+URL, WHICH = sys.argv[1:]
+CHANGING = ("create", "replace", "delete")
+OPERATIONS = (*CHANGING, "read", "open", "size", "list")
+RANKS = 2
+
+
+class Deadly:
+    """Storage that kills its process at one point."""
+
+    def __init__(self, inner: Any, kill_at: int) -> None:
+        self._inner, self._kill_at, self._count = inner, kill_at, 0
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in (CHANGING if WHICH == "writing" else OPERATIONS):
+            return found
+
+        def deadly(path: str, *rest: Any) -> Any:
+            self._point(f"before {name} {path.rpartition('/')[2]}")
+            try:
+                return found(path, *rest)
+            finally:
+                self._point(f"after {name} {path.rpartition('/')[2]}")
+
+        return deadly
+
+    def _point(self, what: str) -> None:
+        with self._lock:
+            self._count += 1
+            if self._count == self._kill_at:
+                os.write(1, f"{what}|".encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Peer:
+    def __init__(self, rank: int, store: Any) -> None:
+        self.rank, self.world_size, self.store = rank, RANKS, store
+
+
+def gang(storage: Any, writer: Writer, work: Callable[[CheckpointManager, int], None]) -> None:
+    """Both ranks, as threads: a kill ends them at the same moment."""
+    store, errors = dist.HashStore(), []
+
+    def one(rank: int) -> None:
+        try:
+            peer = Peer(rank, dist.PrefixStore("gang", store))
+            work(CheckpointManager(storage, writer, peer, Checkpoint(keep_last=2), {}, 60.0), rank)
+        except BaseException as error:  # noqa: BLE001  # shown below
+            errors.append(repr(error))
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(RANKS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        os.write(2, "\n".join(errors).encode())
+        os._exit(1)
+
+
+def save(step: int) -> Callable[[CheckpointManager, int], None]:
+    state = {"model": {"w": torch.arange(5.0) + step, "v": torch.ones(7)}}
+    return lambda own, rank: own.begin(step, state, {"rank": rank}, {}).result() and None
+
+
+def restore_and_save(step: int) -> Callable[[CheckpointManager, int], None]:
+    def work(own: CheckpointManager, rank: int) -> None:
+        assert own.restore() is not None
+        save(step)(own, rank)
+
+    return work
+
+
+def begin() -> None:
+    """Two good checkpoints and a damaged one."""
+    storage = open_storage(URL)
+    for step in (1, 2, 3):
+        gang(storage, Writer(1), save(step))
+    newest = f"{manifest.newest_committed(storage).folder}/rank-00000.json"  # type: ignore[union-attr]
+    storage.replace(newest, b"x" * len(storage.read(newest)))
+
+
+def attempt(kill_at: int) -> None:
+    storage = open_storage(URL)
+    for folder in retention.leftovers(storage, Writer(2)):  # so that each attempt has the same points
+        storage.delete(folder)
+    storage.create(f"{layout.checkpoint_folder(9, Writer(1))}/rank-00000.json", b"{}")  # for the sweep
+    storage.create(layout.restart_file(Writer(1, kill_at)), b"{}")
+    gang(Deadly(storage, kill_at), Writer(1, kill_at), restore_and_save(10 + kill_at))
+
+
+def look() -> None:
+    """What a later attempt would find."""
+    storage = open_storage(URL)
+    good = manifest.newest_good(storage)
+    damaged = [one.step for one in manifest.committed(storage) if manifest.verify(storage, one.folder)]
+    os.write(1, json.dumps([good.step if good else None, damaged]).encode() + b"\n")
+
+
+def forked(work: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+if forked(begin) != 0:
+    sys.exit(1)
+for point in range(1, 1000):
+    status = forked(lambda: attempt(point))  # noqa: B023  # called at once
+    if status == 0:
+        os.write(1, b"through|")
+    if forked(look) != 0 or status not in (0, signal.SIGKILL):
+        sys.exit(1)
+    if status == 0:
+        break

@@ -1,0 +1,33 @@
+"""SIGKILL at every point of a restore, a save, a commit and a sweep on disk; no committed state is ever lost."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = Path(__file__).with_name("programs") / "killed.py"
+
+
+def test_a_kill_at_any_point_loses_nothing(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, str(PROGRAM), str(tmp_path / "run"), "all"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    lines = [line.split("|") for line in ran.stdout.splitlines()]
+    points = [point for point, _ in lines]
+    newest, damaged = zip(*(json.loads(found) for _, found in lines), strict=True)
+    assert newest[0] == 2  # the third is damaged
+    assert None not in newest
+    assert list(newest) == sorted(newest)  # what was committed once is never lost
+    assert {tuple(steps) for steps in damaged} == {(3,)}  # and nothing else is ever damaged
+    assert points[-1] == "through"
+    assert newest[-1] == 10 + len(points)
+    for moment in ("before", "after"):
+        files = ("manifest.json", "damaged.json", "state.json", "rank-00000.safetensors", "rank-00001.json")
+        assert {f"{moment} create {name}" for name in files} <= set(points)
+        assert f"{moment} delete manifest.json" in points
+        assert f"{moment} open rank-00001.safetensors" in points
