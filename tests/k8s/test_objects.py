@@ -246,7 +246,7 @@ def test_secrets_need_a_place() -> None:
 
 def test_elastic_needs_a_plain_job() -> None:
     job = dataclasses.replace(of_kind(SMALL, "jobset"), resources=Resources(NodeCount(1, 4)))
-    with pytest.raises(ConfigError, match="needs kubernetes.kind: job"):
+    with pytest.raises(ConfigError, match=r"needs kubernetes\.kind: job"):
         objects.render(job, RUN)
 
 

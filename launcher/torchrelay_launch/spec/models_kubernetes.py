@@ -90,7 +90,9 @@ class Kubernetes:
     service_account: str | None = setting(None, doc="ServiceAccount of the pods; they get no token of it.", limits=NAME)
     run_as_user: int | None = setting(None, doc="Numeric user of the pods; without it 10001.", limits=AT_LEAST_1)
     capabilities: list[str] = setting(list, doc="Linux capabilities to add; all are dropped.", example="[IPC_LOCK]")
-    volumes: list[Volume] = setting(list, doc="Volumes.", example="[{name: data, mount: /data, claim: training-data}]")
+    volumes: list[Volume] = setting(
+        list, doc="Volumes of every pod.", example="[{name: data, mount: /data, claim: training-data}]"
+    )
     env_from: list[dict[str, Json]] = setting(
         list,
         doc="Secrets or ConfigMaps whose keys become variables, as in the API.",

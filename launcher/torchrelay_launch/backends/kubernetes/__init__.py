@@ -12,6 +12,7 @@ creation.py    creating the objects, with all that can be refused
 states.py      Kubernetes' words, as tables
 watching.py    how an attempt stands, as Kubernetes sees it
 pod_logs.py    what pods printed, for those whose supervisors could not write it down
-pod.py         what runs in a pod: takes part in one attempt after the other
+pod.py         what runs in a pod
+participation.py  takes part in one attempt after the other
 generations.py which attempt the pods run, and claiming the next
 """
