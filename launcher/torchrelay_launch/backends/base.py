@@ -107,15 +107,13 @@ class Backend(Protocol):
 _BACKENDS = {
     "local": "torchrelay_launch.backends.local:LocalBackend",
     "slurm": "torchrelay_launch.backends.slurm.backend:SlurmBackend",
+    "kubernetes": "torchrelay_launch.backends.kubernetes.backend:KubernetesBackend",
 }
-_PLANNED = ("kubernetes",)
 
 
 def load_backend(name: str) -> Backend:
     """The backend of this name; its module is imported only now. Raises: ConfigError if there is none."""
-    if name in _PLANNED:
-        raise ConfigError(f"the backend {name!r} is not part of this version, which runs on local only: use --on local")
     if name not in _BACKENDS:
-        raise ConfigError(f"there is no backend {name!r}; there is: {', '.join([*_BACKENDS, *_PLANNED])}")
+        raise ConfigError(f"there is no backend {name!r}; there is: {', '.join(_BACKENDS)}")
     module, _, attribute = _BACKENDS[name].partition(":")
     return cast("Backend", getattr(importlib.import_module(module), attribute)())
