@@ -14,10 +14,11 @@ VERBS = {
     "stop": ("RUN", "save a checkpoint, then stop"),
     "cancel": ("RUN", "stop now, without saving"),
     "resume": ("RUN", "go on from the newest checkpoint"),
+    "doctor": ("[JOB]", "check what a backend needs"),
     "completion": ("SHELL", "print a completion script for bash, zsh or fish"),
 }
 GROUPS = (
-    ("from a job spec", ("validate", "render", "run", "submit")),
+    ("from a job spec", ("validate", "render", "run", "submit", "doctor")),
     ("look at runs", ("ls", "status", "describe", "logs", "checkpoints")),
     ("act on a run", ("stop", "cancel", "resume")),
     ("the shell", ("completion",)),

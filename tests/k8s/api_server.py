@@ -81,6 +81,8 @@ class Cluster:
 
     def act(self, method: str, path: str, query: dict[str, list[str]], body: Object | None) -> Object | str:
         """Answer one request. Raises: Refusal."""
+        if "/namespaces/" not in path:
+            return self._of_the_cluster(path, body or {})
         namespace, plural, name, below = _parsed(path)
         verb = {"GET": "get" if name else "list", "POST": "create", "DELETE": "delete", "PATCH": "patch"}[method]
         if below == "log":
@@ -103,6 +105,18 @@ class Cluster:
         if below == "log":
             return self.logs.get(name, "")
         return act(namespace, plural, name, query, body or {})
+
+    def _of_the_cluster(self, path: str, body: Object) -> Object:
+        if path == "/version":
+            return {"major": "1", "minor": "37", "gitVersion": "v1.37.0"}
+        if path == "/apis":
+            return {"groups": [{"name": GROUPS[one]} for one in sorted(self.installed & set(GROUPS))]}
+        if path == "/api/v1/nodes":
+            if ("list", "nodes") in self.forbidden:
+                raise Refusal(403, 'nodes is forbidden: User "ada" cannot list resource "nodes" in API group ""')
+            return {"items": [{"status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": "4"}}}]}
+        asked = body["spec"]["resourceAttributes"]
+        return {"status": {"allowed": (asked["verb"], asked["resource"]) not in self.forbidden}}
 
     def _read(self, namespace: str, plural: str, name: str, query: dict[str, list[str]], _body: Object) -> Object:
         if name:

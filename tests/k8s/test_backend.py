@@ -446,3 +446,55 @@ def test_errors_without_a_body_are_said() -> None:
     error = client.explained(418, "<html>teapot</html>", "GET", "/api/v1/namespaces/x/pods", "x")
     assert isinstance(error, ConfigError)
     assert "teapot" in str(error)
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    code = main(["doctor", "--on", "kubernetes", *words])
+    return code, capsys.readouterr().out
+
+
+def test_doctor(kubeconfig: Path, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = tmp_path / "job.yaml"
+    spec.write_text(
+        "name: j\nscript: train.py\nresources: {gpus_per_node: 4}\nkubernetes: {image: 'i:1', kind: jobset}\n"
+    )
+    code, said = doctor(capsys, str(spec))
+    assert code == 0, said
+    assert "ok    version    Kubernetes v1.37.0" in said
+    assert "1 of 1 nodes have 4 of nvidia.com/gpu" in said
+    assert "note  installed  Kueue is not installed" in said
+    cluster.forbidden |= {("create", "jobs"), ("delete", "jobs"), ("list", "nodes")}
+    cluster.installed.remove("jobsets")
+    code, said = doctor(capsys, str(spec))
+    assert code == 78
+    assert 'add the rule {apiGroups: ["batch"], resources: [jobs], verbs: [create, delete]}' in said
+    assert "WRONG installed  JobSet is not installed" in said
+    assert "nodes may not be listed" in said
+    assert cluster.all("jobs") == []
+
+
+def test_doctor_asks_for_more_gpus_than_any_node_has(
+    kubeconfig: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "job.yaml"
+    spec.write_text("name: j\nscript: train.py\nresources: {gpus_per_node: 8}\nkubernetes: {image: 'i:1'}\n")
+    code, said = doctor(capsys, str(spec))
+    assert code == 78
+    assert "WRONG gpus       0 of 1 nodes have 8" in said
+
+
+def test_rbac_has_just_what_is_called(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+    """Everything that the launcher asks the API for is in k8s/rbac.yaml."""
+    rules = next(yaml.safe_load_all((Path(__file__).parents[2] / "k8s" / "rbac.yaml").read_text()))["rules"]
+    allowed = {(verb, plural) for rule in rules for plural in rule["resources"] for verb in rule["verbs"]}
+    for kind in ("job", "jobset", "trainjob"):
+        started = submit(with_options(job, kind=kind), tmp_path)
+        watching.observe(started.storage, 1)
+        main(["cancel", started.storage.url])
+    called = set()
+    for method, path in cluster.calls:
+        plural, *rest = path.split("/namespaces/training/")[1].split("/")
+        verbs = {"GET": "get" if rest else "list", "POST": "create", "DELETE": "delete", "PATCH": "patch"}
+        called.add((verbs[method], plural))
+    assert called
+    assert called <= allowed

@@ -57,6 +57,15 @@ class Submission:
         return "\n\n".join(blocks) + "\n"
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One thing that `doctor` has looked at. `ok` is None for what is good to know, but neither right nor wrong."""
+
+    what: str
+    says: str
+    ok: bool | None
+
+
 class Handle(Protocol):
     """A submitted attempt, as the launcher that submitted it holds it."""
 
