@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from torchrelay.contract import layout, records
-from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.errors import ConfigError, TorchrelayError
 from torchrelay.contract.exit_codes import ExitCode, Outcome, RunState
 from torchrelay.contract.records import OutcomeRecord, StopRequest
 from torchrelay.contract.storage import Storage, open_storage
@@ -40,6 +40,7 @@ class KubernetesBackend:
         snapshot = objects.place_of(submission.job, run).code
         if snapshot is not None:
             code.store(storage, snapshot, Path(run.workdir))
+        generations.write_nodes(storage, None)  # an earlier submission may have been scaled
         where = creation.create(api, storage, submission)
         generations.set_backend_id(storage, run.attempt, where.name)
         return KubernetesHandle(storage, where.name)
@@ -77,6 +78,23 @@ class KubernetesBackend:
         _delete(storage, newest)
         if generations.read_begin(storage, newest) is None:
             _conclude(storage, newest)
+
+    def scale(self, storage: Storage, nodes: int) -> None:
+        """Change the number of pods: first for the pods that are there, then in the Job. Raises: TorchrelayError."""
+        from torchrelay_launch.backends.kubernetes import creation, watching
+
+        newest = records.attempt_numbers(storage)[-1]
+        where = creation.read_whereabouts(storage, generations.record_of(storage, newest).backend_id)
+        if where is None or where.kind != "Job":
+            raise ConfigError("only a run with kubernetes.kind: job can be scaled")
+        before = generations.scaled_nodes(storage)
+        generations.write_nodes(storage, nodes)
+        try:
+            change = {"spec": {"parallelism": nodes, "completions": nodes}}
+            watching.api_of(where).patch(where.kind, where.name, change)
+        except TorchrelayError:
+            generations.write_nodes(storage, before)
+            raise
 
 
 class KubernetesHandle:

@@ -142,11 +142,24 @@ def set_backend_id(storage: Storage, attempt: int, job: str) -> None:
 
 
 def wanted_nodes(storage: Storage, submitted: int) -> int:
-    """How many pods an attempt that begins now has. `submitted`: as the job was submitted."""
+    """How many pods an attempt that begins now has. `submitted`: as the job was submitted. Raises: StorageError."""
+    return scaled_nodes(storage) or submitted
+
+
+def write_nodes(storage: Storage, nodes: int | None) -> None:
+    """Say how many pods the run is to have from now on; None: as it was submitted."""
+    if nodes is not None:
+        storage.replace(NODES_FILE, (json.dumps({"nodes": nodes}) + "\n").encode())
+    elif storage.size(NODES_FILE) is not None:
+        storage.delete(NODES_FILE)
+
+
+def scaled_nodes(storage: Storage) -> int | None:
+    """How many pods `torchrelay scale` asked for last, if it did. Raises: StorageError."""
     try:
         return int(json.loads(storage.read(NODES_FILE))["nodes"])
     except FileNotFoundError:
-        return submitted
+        return None
     except (ValueError, TypeError, KeyError) as error:
         raise StorageError(f"{storage.url}/{NODES_FILE} is damaged: {error}") from error
 
