@@ -16,14 +16,12 @@ from torchrelay_launch.spec.models import JobSpec
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     explain(
         parser,
-        "Change the number of nodes of an elastic run while it runs (Kubernetes). It saves a checkpoint and goes on from "
-        "there with as many nodes; the global batch stays the same.",
+        "Change the number of nodes of an elastic run while it runs (Kubernetes). It saves a checkpoint and goes on "
+        "from there with as many nodes; the global batch stays the same.",
         "torchrelay scale digits-20261121-101500-a1b2 4",
     )
     add_run(parser)
-    parser.add_argument(
-        "nodes", metavar="N", type=at_least(1), help="number of nodes, within the spec's `resources.nodes`"
-    )
+    parser.add_argument("nodes", metavar="N", type=at_least(1), help="number of nodes, within `resources.nodes`")
 
 
 def run(args: argparse.Namespace) -> int:
