@@ -43,4 +43,5 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--sleep", type=float, default=0.0, help="seconds to wait after each step")
     parser.add_argument("--seed", type=int, default=1)
-    main(parser.parse_args())
+    arguments = parser.parse_args()
+    main(arguments)

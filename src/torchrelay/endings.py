@@ -50,8 +50,8 @@ class Ending:
     @classmethod
     def of_environment(cls) -> "Ending":
         """What torchrun's environment says, before anything has been set up."""
-        number = {name: int(os.environ.get(name, default)) for name, default in _NUMBERS.items()}
-        return cls(number["RANK"], number["WORLD_SIZE"], number[environment.NODE])
+        node = os.environ.get(environment.NODE, os.environ.get("GROUP_RANK", "0"))
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), int(node))
 
     def completed(self) -> None:
         """All steps are done, on this rank. Raises: PeerLostError, StorageError.
@@ -127,9 +127,6 @@ class Ending:
         folder = os.environ.get(environment.REPORTS)
         if folder is not None:
             reports.report(Path(folder), RankReport(self.rank, int(code), time.time(), failure))
-
-
-_NUMBERS = {"RANK": "0", "WORLD_SIZE": "1", environment.NODE: os.environ.get("GROUP_RANK", "0")}
 
 
 def failure_of(error: BaseException, ending: Ending) -> Failure:

@@ -252,6 +252,7 @@ def test_an_evaluation_that_a_stop_breaks_off_is_repeated_once(
     assert rates[-1] < rates[0]
 
 
+@pytest.mark.e2e
 @pytest.mark.timeout(400)
 def test_the_world_size_and_accumulation_do_not_change_what_is_learnt(trainer_trial: Any) -> None:
     """43 samples in batches of 7 end on a batch of 1, of which one rank has nothing; fp32 rounds differently."""
@@ -279,6 +280,7 @@ def test_the_world_size_and_accumulation_do_not_change_what_is_learnt(trainer_tr
             assert metrics == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.e2e
 @pytest.mark.timeout(500)
 def test_three_ranks_resume_bit_for_bit(trainer_trial: Any, tmp_path: Path) -> None:
     """Sums of three numbers depend on their order, and so on how gradients lie in buckets."""
@@ -297,6 +299,7 @@ def test_three_ranks_resume_bit_for_bit(trainer_trial: Any, tmp_path: Path) -> N
     assert parted.digest() == whole.digest()
 
 
+@pytest.mark.e2e
 @pytest.mark.timeout(300)
 def test_ranks_evaluate_with_the_same_buffers(trainer_trial: Any) -> None:
     trial = trainer_trial("a", model={"target": "trainer_samples.normed"}, global_batch=10, epochs=1)

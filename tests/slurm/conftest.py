@@ -25,10 +25,10 @@ def _e2e() -> Any:
     return module
 
 
-harness = _e2e()
+_harness = _e2e()
 
 
-class SlurmRelay(harness.Relay):  # type: ignore[name-defined,misc]
+class SlurmRelay(_harness.Relay):  # type: ignore[name-defined,misc]
     """`torchrelay` in a folder, on the login node of the cluster."""
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
@@ -41,6 +41,26 @@ class SlurmRelay(harness.Relay):  # type: ignore[name-defined,misc]
         words = [word for one in ("resources.nodes=2", "resources.procs_per_node=1", *sets) for word in ("--set", one)]
         self("submit", spec, "--on", "slurm", *words)
 
+    def pretend(self, steps: int, *sets: str, every: int = 1_000_000) -> None:
+        """Submit a job of two nodes whose supervisors only pretend, and count to `steps` in tenths of a second."""
+        self("submit", *self._pretended(steps, every, sets))
+
+    def refused(self, code: int, *sets: str) -> str:
+        """What submitting such a job says when it ends with this exit code. Fails if it does not."""
+        return str(self("submit", *self._pretended(1, 1, sets), code=code))
+
+    def _pretended(self, steps: int, every: int, sets: tuple[str, ...]) -> list[str]:
+        python = self.folder / "python"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "{HERE}/programs/pretend_node.py" "$@"\n')
+        python.chmod(0o755)
+        (self.folder / "nothing.py").touch()
+        (self.folder / "pretend.yaml").write_text((HERE / "programs" / "pretend.yaml").read_text())
+        self._environment |= {"PRETEND_STEPS": str(steps), "PRETEND_EVERY": str(every)}
+        words = [word for one in (f"slurm.python={python}", *sets) for word in ("--set", one)]
+        return ["pretend.yaml", "--on", "slurm", *words]
+
+    wait_until = staticmethod(_harness.wait_until)
+
     def attempt(self) -> int:
         """Number of the newest attempt."""
         return max(int(path.name) for path in self.run().glob("attempts/*"))
@@ -52,13 +72,13 @@ class SlurmRelay(harness.Relay):  # type: ignore[name-defined,misc]
     def record(self, name: str, attempt: int | None = None) -> dict[str, Any]:
         """A record of an attempt, by default the newest."""
         path = self.run() / "attempts" / f"{attempt or self.attempt():04d}" / f"{name}.json"
-        found: dict[str, Any] = json.loads(harness.wait_until(f"there is {path.name}", lambda: _text(path)))
+        found: dict[str, Any] = json.loads(_harness.wait_until(f"there is {path.name}", lambda: _text(path)))
         return found
 
     def wait_for_attempt(self, number: int) -> None:
         """Wait until this attempt trains."""
         pattern = f"events/a{number:04d}-*"
-        harness.wait_until(
+        _harness.wait_until(
             f"attempt {number} makes steps",
             lambda: any('"step"' in file.read_text() for file in self.run().glob(pattern)) or self.ended(),
             200.0,
@@ -70,7 +90,7 @@ class SlurmRelay(harness.Relay):  # type: ignore[name-defined,misc]
 
     def wait_for_end(self, state: str = "completed") -> dict[str, Any]:
         """Wait until the run has ended, and return its status. Fails for any other state."""
-        harness.wait_until("the run has ended", self.ended, 240.0)
+        _harness.wait_until("the run has ended", self.ended, 240.0)
         status: dict[str, Any] = self.json("status", self.run().name)
         assert status["state"] == state, f"{status}\n{self.story()}"
         return status
@@ -103,6 +123,12 @@ def _text(path: Path) -> str:
         return ""
 
 
+@pytest.fixture(scope="session", name="harness")
+def end_to_end_harness() -> Any:
+    """The module of the end-to-end tests' own fixtures."""
+    return _harness
+
+
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[Cluster]:
     """A running Slurm with three nodes. Never skips: a cluster that does not start is a failure that says why."""
@@ -132,7 +158,7 @@ def make_slurm_relay(slurm: Cluster, tmp_path: Path) -> Callable[[str], SlurmRel
         import shutil
 
         folder = tmp_path / name
-        shutil.copytree(harness.PROGRAMS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(_harness.PROGRAMS, folder, ignore=shutil.ignore_patterns("__pycache__"))
         return SlurmRelay(folder, slurm)
 
     return make

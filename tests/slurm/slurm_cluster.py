@@ -54,7 +54,7 @@ SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0,sched_min
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-ReturnToService=2
+ReturnToService=1
 SlurmdTimeout={slurmd_timeout}
 SlurmctldTimeout=10
 KillWait={kill_wait}

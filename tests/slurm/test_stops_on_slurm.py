@@ -1,25 +1,21 @@
 """A training on a real Slurm is stopped in every way that Slurm has, and comes to the same end as one left alone."""
 
 import os
+import shutil
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-LONG = "train.epochs=9"  # 207 steps of about 40 ms
+LONG = "train.epochs=6"  # 138 steps of about 40 ms
 
 
 @pytest.fixture(scope="session")
-def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def left_alone(harness: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Digest and losses of a run on this machine that nobody disturbed."""
-    from conftest import harness
-
-    import shutil
-
     folder = tmp_path_factory.mktemp("left") / "alone"
     shutil.copytree(harness.PROGRAMS, folder, ignore=shutil.ignore_patterns("__pycache__"))
     relay = harness.Relay(folder)
@@ -39,13 +35,38 @@ def test_killed_parts_are_started_again_in_the_same_job(slurm_relay: Any, left_a
     relay.submit("paced.yaml", LONG)
     relay.wait_for_step(15)
     os.kill(relay.process("torchrelay.train", rank=1), signal.SIGKILL)
-    relay.wait_for_step(45)
+    relay.wait_for_step(40)
     os.kill(relay.process("torch.distributed.run", "--node-rank 0"), signal.SIGKILL)
-    relay.wait_for_step(75)
+    relay.wait_for_step(65)
     os.kill(relay.process("torchrelay_launch", " node ", "--node 1"), signal.SIGKILL)
-    relay.wait_for_step(105)
+    relay.wait_for_step(90)
     os.kill(relay.process("torchrelay_launch", " node ", "--node 0"), signal.SIGKILL)
     relay.wait_for_end()
     assert relay.causes() == ["lost supervisor", "lost supervisor", "completed"]
     assert len(set(relay.jobs())) == 1
     same_end(relay, left_alone)
+
+
+def test_requeued_preempted_and_off_a_node_that_went_down(slurm: Cluster, slurm_relay: Any, left_alone: Any) -> None:
+    relay = slurm_relay
+    relay.submit("paced.yaml", LONG, "slurm.partition=low")
+    relay.wait_for_step(15)
+    slurm.run("scontrol", "requeue", relay.job_id())
+    relay.wait_for_attempt(2)
+    relay.wait_for_step(40)
+    slurm.run("sbatch", "-p", "urgent", "-N3", "-n12", "-o", "/dev/null", "--wrap", "sleep 1")
+    relay.wait_for_attempt(3)
+    relay.wait_for_step(65)
+    slurm.run("scontrol", "update", f"NodeName={relay.record('slurm')['nodes'][1]}", "State=DOWN", "Reason=test")
+    relay.wait_for_end()
+    assert relay.causes() == ["requeue", "preemption", "node failure", "completed"]
+    same_end(relay, left_alone)
+    steps = [event["step"] for event in relay.events("step")]
+    assert steps == sorted(set(steps))  # each stop came with notice, so none lost a step
+
+
+def test_the_digits_train_on_two_nodes_with_two_ranks_each(slurm_relay: Any) -> None:
+    jobs = os.path.relpath(os.path.join(os.path.dirname(__file__), "../../jobs"), slurm_relay.folder)
+    slurm_relay.submit(f"{jobs}/digits.yaml", "resources.procs_per_node=2", "train.epochs=2")
+    slurm_relay.wait_for_end()
+    assert {event["world_size"] for event in slurm_relay.events("started")} == {4}

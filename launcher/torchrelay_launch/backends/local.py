@@ -1,7 +1,6 @@
 """The machine that this is: one supervisor per node of the job, each a process in a session of its own."""
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -115,7 +114,7 @@ class LocalHandle:
         self._tethers: list[int] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._errors: list[IO[bytes]] = []
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         nodes = len(submission.submits)
         listening = socket.create_server((LOOPBACK, 0)) if nodes > 1 else None
         address = f"{LOOPBACK}:{listening.getsockname()[1]}" if listening else PORT_SHOWN
@@ -238,7 +237,7 @@ def _supervisor(job: JobSpec, run: RunRef, node: int) -> Command:
 
 
 def _torchrun(job: JobSpec, run: RunRef, node: int) -> Command:
-    from torchrelay_launch.supervisor.plan import torch_version
+    from torchrelay_launch.installed import torch_version
     from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
 
     placement = Placement(

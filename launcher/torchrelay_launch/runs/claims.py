@@ -1,7 +1,7 @@
 """Making a run, and claiming the next attempt of one."""
 
 import getpass
-import secrets
+import os
 import socket
 import time
 
@@ -15,7 +15,7 @@ from torchrelay_launch.spec.models import JobSpec
 
 def new_run_id(name: str) -> str:
     """A fresh id that sorts by time: name-yyyymmdd-hhmmss-xxxx, in UTC."""
-    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
 
 
 def create_run(root_url: str, job: JobSpec, source: str = "") -> Storage:

@@ -7,13 +7,13 @@ import shutil
 import socket
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from torchrelay.contract import environment, layout, records, settings
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.records import AttemptRecord, SpecRecord
 from torchrelay.contract.storage import Storage
+from torchrelay_launch.installed import torch_version
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.supervisor.first_failure import TORCH_MISSING
 from torchrelay_launch.supervisor.gang import GangPlan
@@ -127,14 +127,6 @@ class GangPlanner:
             environment.NODE: str(self.options.node),
             environment.REPORTS: str(reports),
         }
-
-
-def torch_version() -> str:
-    """Of the torch that will run, without importing it."""
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def is_free(port: int) -> bool:

@@ -7,12 +7,14 @@ the order between the two is open. Readers see the segments, in order, as one ob
 """
 
 import atexit
+import dataclasses
 import logging
 import os
 import threading
+from collections.abc import Callable
 
 from torchrelay.contract import object_reading, object_writing
-from torchrelay.contract.errors import StorageError, TorchrelayError
+from torchrelay.contract.errors import TorchrelayError
 from torchrelay.contract.object_connection import Connection
 from torchrelay.contract.object_reading import SEGMENT
 
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 2**20
 EARLY_BYTES = 2**18  # more than this is not kept until the time is up
+_EXIT_S = 15.0
 MOST_WAITING_BYTES = 8 * 2**20  # more than this is written before `append` returns
 
 
@@ -126,7 +129,7 @@ class _Flusher:
         self.connection = connection
         self.due = threading.Event()
         self._failing = False
-        atexit.register(_flush_at_exit, connection, os.getpid())
+        _before_threads_end(_flush_at_exit, connection, os.getpid())
         threading.Thread(target=self._run, name="torchrelay-append", daemon=True).start()
 
     def _run(self) -> None:
@@ -146,10 +149,20 @@ class _Flusher:
             self._failing = False
 
 
+def _before_threads_end(do: Callable[..., None], *args: object) -> None:
+    """Register what still needs threads: asyncio resolves names in one, and `atexit` comes after their end."""
+    import concurrent.futures.thread  # noqa: F401 - registers its own end, which must come after ours
+
+    register = getattr(threading, "_register_atexit", atexit.register)
+    register(do, *args)
+
+
 def _flush_at_exit(connection: Connection, pid: int) -> None:
-    """The last resort: whoever appends should have called `flush`."""
-    if pid == os.getpid():
-        try:
-            flush(connection)
-        except (StorageError, RuntimeError, OSError) as error:
-            logger.warning("appended lines were lost: %s", error)
+    """The last resort: whoever appends should have called `flush`. Does not hold the exit up for long."""
+    if pid != os.getpid():
+        return
+    connection.limits = dataclasses.replace(connection.limits, retry_s=min(connection.limits.retry_s, _EXIT_S))
+    try:
+        flush(connection)
+    except (TorchrelayError, RuntimeError, OSError) as error:
+        logger.warning("appended lines were lost: %s", error)

@@ -8,7 +8,6 @@ the same in a conditional put.
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,7 +136,7 @@ class LocalStorage:
 
     def append(self, path: str, data: bytes) -> None:
         with _explained("write", self.path(path)) as file:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            _make_durable_folder(file.parent)
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
                 _write_all(descriptor, data)
@@ -173,7 +172,7 @@ class LocalStorage:
 
     def _write_temporary(self, file: Path, chunks: tuple[Chunk, ...]) -> Path:
         _make_durable_folder(file.parent)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             for chunk in chunks:
@@ -218,7 +217,7 @@ def _make_durable_folder(folder: Path) -> None:
     """Make a folder and sync every parent that gained an entry, so that a crash cannot lose the path to a file."""
     if folder.is_dir():
         return
-    if folder.exists():
+    if folder.exists() and not folder.is_dir():  # looked at again: somebody else may just have made it
         raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file")
     _make_durable_folder(folder.parent)
     folder.mkdir(exist_ok=True)

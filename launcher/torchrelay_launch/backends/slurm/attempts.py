@@ -127,7 +127,7 @@ def _after_requeue(storage: Storage, start: Start, task: Task) -> int:
 
 def _conclude_requeued(storage: Storage, start: Start, task: Task) -> None:
     """Find out after the fact why Slurm requeued the job, with accounting if there is any."""
-    evidence = causes.gather(storage, task.number, task.begin, terminated=True)
+    evidence = causes.gather(storage, task.number, task.begin, causes.Words(), terminated=True)
     cause = causes.cause_of(evidence)
     starts = client.accounted(start.job_id)
     count = task.begin.restart_count

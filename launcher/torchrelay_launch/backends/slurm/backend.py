@@ -40,7 +40,7 @@ class SlurmBackend:
             warnings=tuple(_not_honoured(job)),
         )
 
-    def submit(self, submission: Submission, *, tethered: bool) -> "SlurmHandle":  # noqa: ARG002 - a batch job has no tether
+    def submit(self, submission: Submission, *, tethered: bool) -> "SlurmHandle":  # noqa: ARG002 - no tether
         """Write the script and the environment, and hand the script to sbatch. Raises: TorchrelayError with the reason."""
         job, run = submission.job, submission.run
         shell_environment.check_secrets(job.secrets)
@@ -155,10 +155,15 @@ def _write_script(path: str, text: str) -> None:
 
 def _check_partition(job: JobSpec) -> None:
     """What sbatch would take and then leave in the queue for ever. Raises: ConfigError, SchedulerError."""
-    for name in (job.slurm.partition or "").split(","):
+    for name in (job.slurm.partition or _default_partition()).split(","):
         fields = client.show("partition", name) if name else {}
         if name and not fields:
             raise ConfigError(_no_partition(name))
+        total = fields.get("TotalNodes", "")
+        if total.isdigit() and job.resources.nodes.minimum > int(total):
+            raise ConfigError(
+                f"resources.nodes: partition {name} has only {total} nodes, {job.resources.nodes} are asked for"
+            )
         most = watching.minutes(fields.get("MaxTime", ""))
         limit = job.resources.time_limit
         if most is not None and limit is not None and limit > most * 60:
@@ -171,6 +176,12 @@ def _check_partition(job: JobSpec) -> None:
             raise ConfigError(f"resources.nodes: partition {name} allows at most {nodes} nodes per job")
 
 
+def _default_partition() -> str:
+    """The partition of jobs that name none, or nothing if each must name one."""
+    lines = client.call("sinfo", "--noheader", "--format=%P").split()
+    return next((line.rstrip("*") for line in lines if line.endswith("*")), "")
+
+
 def _no_partition(name: str) -> str:
     from torchrelay_launch.spec.names import did_you_mean
 
@@ -181,7 +192,7 @@ def _no_partition(name: str) -> str:
 def _torchrun(job: JobSpec, run: RunRef, node: int) -> Command:
     import sys
 
-    from torchrelay_launch.supervisor.plan import torch_version
+    from torchrelay_launch.installed import torch_version
 
     placement = Placement(
         node=node,

@@ -1,7 +1,12 @@
-"""What ended an attempt: from its outcome, the stop requests, and what Slurm says of the job and its nodes."""
+"""What ended an attempt: from its outcome, the stop requests, and what Slurm says of the job and its nodes.
 
-import time
+While a job is completing, its record no longer says why: a requeue after a preemption looks like any other. But Slurm
+says it in the job's own output, in words that have been the same for many versions.
+"""
+
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from torchrelay.contract import layout, records
 from torchrelay.contract.errors import TorchrelayError
@@ -22,19 +27,54 @@ class Evidence:
     job: dict[str, str]  # scontrol show job
     restart_count: int
     failed_nodes: list[str]
-    now: float
+    because: Cause | None = None  # as Slurm says in the job's output
 
 
-def gather(storage: Storage, attempt: int, begin: journal.Begin, *, terminated: bool) -> Evidence:
+@dataclass(frozen=True)
+class Words:
+    """What Slurm wrote into a job's output since it started."""
+
+    because: Cause | None = None
+    failed_nodes: tuple[str, ...] = ()
+
+
+# slurmstepd's words for why it ends a step (src/slurmd/slurmstepd/req.c)
+_BECAUSE = {
+    "TIME LIMIT": Cause.TIME_LIMIT,
+    "PREEMPTION": Cause.PREEMPTED,
+    "NODE FAILURE": Cause.NODE_FAILURE,
+    "JOB REQUEUE": Cause.REQUEUED,
+    "JOB NODE FAILURE": Cause.NODE_FAILURE,
+}
+_CANCELLED = re.compile(r"error: \*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+ DUE TO ([A-Z ]+)")
+_NODE_FAILURE = re.compile(r"srun: error: Node failure on (\S+)")
+_ENOUGH_BYTES = 1 << 16
+
+
+def read_words(output: Path, offset: int) -> Words:
+    """Slurm's words in a job's output from an offset on; nothing if it cannot be read."""
+    try:
+        with output.open("rb") as file:
+            file.seek(max(offset, file.seek(0, 2) - _ENOUGH_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return Words()
+    causes = [_BECAUSE[said.strip()] for said in _CANCELLED.findall(text) if said.strip() in _BECAUSE]
+    nodes = [name for said in _NODE_FAILURE.findall(text) for name in _names(said)]
+    return Words(causes[-1] if causes else None, tuple(dict.fromkeys(nodes)))
+
+
+def gather(storage: Storage, attempt: int, begin: journal.Begin, words: Words, *, terminated: bool) -> Evidence:
     """Collect the evidence. What Slurm does not answer counts as not known. Raises: StorageError."""
+    down = [node for node in begin.nodes if node_gone(_asked("node", node).get("State", ""))]
     return Evidence(
         outcome=journal.outcome_of(storage, attempt),
         stop=records.read(storage, StopRequest, layout.attempt_file(attempt, "stop")),
         terminated=terminated,
         job=_asked("job", begin.job_id),
         restart_count=begin.restart_count,
-        failed_nodes=[node for node in begin.nodes if node_gone(_asked("node", node).get("State", ""))],
-        now=time.time(),
+        failed_nodes=list(dict.fromkeys([*words.failed_nodes, *down])),
+        because=words.because,
     )
 
 
@@ -57,7 +97,9 @@ def cause_of(found: Evidence) -> Cause:
 
 
 def _terminated(found: Evidence) -> Cause:
-    """Slurm ends the job: why, its record tells while the job is still completing."""
+    """Slurm ends the job: why, it says in the job's output, or its record tells."""
+    if found.because is not None:
+        return found.because
     preempted = found.job.get("PreemptTime", "None") not in ("None", "")
     if preempted:
         return Cause.PREEMPTED
@@ -85,6 +127,13 @@ def _lost(outcome: OutcomeRecord) -> bool:
     """Whether the attempt failed only because a supervisor went away, which is not the job's fault."""
     failure = outcome.failure
     return failure is not None and failure.rank is None and " was lost: " in failure.error
+
+
+def _names(host_list: str) -> list[str]:
+    try:
+        return client.hostnames(host_list)
+    except TorchrelayError:
+        return [host_list]
 
 
 def _asked(kind: str, name: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
 from torchrelay.contract import environment, layout, records
@@ -27,7 +28,7 @@ from torchrelay_launch.backends.slurm.journal import End, Past
 from torchrelay_launch.backends.slurm.meeting_point import meeting_point
 from torchrelay_launch.backends.slurm.policy import Next, Verdict
 from torchrelay_launch.backends.slurm.states import Cause
-from torchrelay_launch.backends.slurm.succession import Succession
+from torchrelay_launch.backends.slurm.succession import SCRIPT, Succession
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE
 
 COORDINATOR = "TORCHRELAY_COORDINATOR"
@@ -40,6 +41,8 @@ class BatchJob:
     def __init__(self, storage: Storage, start: Start, srun: list[str]) -> None:
         self._storage, self._start, self._srun = storage, start, srun
         self._terminated = False
+        self._output = Path(os.environ.get(SCRIPT, "")).parent / f"job-{start.job_id}.out"
+        self._offset = self._output.stat().st_size if self._output.exists() else 0
         signal.signal(signal.SIGTERM, self._note)
         for ignored in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGCONT):
             signal.signal(ignored, signal.SIG_IGN)
@@ -82,7 +85,8 @@ class BatchJob:
 
     def _end(self, task: Task, code: int) -> End:
         """What ended the attempt. Writes what nobody else has: an outcome, and who stopped it."""
-        evidence = causes.gather(self._storage, task.number, task.begin, terminated=self._terminated)
+        words = causes.read_words(self._output, self._offset)
+        evidence = causes.gather(self._storage, task.number, task.begin, words, terminated=self._terminated)
         cause = causes.cause_of(evidence)
         if evidence.outcome is None:
             attempts.conclude_silent(self._storage, task.number, cause, f"srun ended with exit code {code}")
@@ -108,7 +112,7 @@ class BatchJob:
 
     def _hand_on(self, task: Task, end: End, verdict: Verdict, number: int) -> int:
         """Let another job, or this one again, run attempt `number`."""
-        succession = Succession(self._storage, self._start, task, number, self._terminated)
+        succession = Succession(self._storage, self._start, task, number)
         next_job = succession.hand_on(verdict.exclude)
         self._write(task, end, verdict, next_job)
         say(f"the run goes on as attempt {number}, job {next_job}")

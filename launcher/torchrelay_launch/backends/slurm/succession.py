@@ -22,7 +22,6 @@ class Succession:
     start: Start
     task: Task
     number: int
-    terminated: bool  # Slurm has told this job to end
 
     def hand_on(self, exclude: list[str]) -> str:
         """Find the job that goes on with the run. Returns its id. Raises: TorchrelayError if Slurm takes none."""
@@ -41,8 +40,12 @@ class Succession:
             client.cancel([next_job])
             self.storage.replace(layout.attempt_file(self.number, "stop"), records.dump(stop))
             journal.conclude(self.storage, self.number, Outcome.PREEMPTED, None, int(ExitCode.PREEMPTED))
-        if self.terminated:
-            client.cancel([self.start.job_id])  # or Slurm would requeue it too
+        if self._requeued():
+            client.cancel([self.start.job_id])  # or it would come back, to find that the run is another job's
+
+    def _requeued(self) -> bool:
+        """Whether Slurm itself is requeueing this job already."""
+        return int(client.show("job", self.start.job_id).get("Restarts", 0)) > self.start.restart_count
 
     def _submit(self, exclude: list[str]) -> str | None:
         """Submit the same script again: a fresh job starts in seconds where a requeued one is held for two minutes."""
@@ -58,8 +61,8 @@ class Succession:
         return None
 
     def _requeue(self) -> None:
-        if self.terminated and int(client.show("job", self.start.job_id).get("Restarts", 0)) > self.start.restart_count:
-            return  # Slurm is at it already
+        if self._requeued():
+            return
         try:
             client.call("scontrol", "requeue", self.start.job_id)
         except TorchrelayError as error:
