@@ -114,7 +114,7 @@ def pod_of(made: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", JOBS)
 def test_golden(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchrelay_launch.supervisor.plan.torch_version", lambda: "2.14.1")
+    monkeypatch.setattr("torchrelay_launch.installed.torch_version", lambda: "2.14.1")
     text = str(submission_of(JOBS[name], RUN))
     path = GOLDEN / f"kubernetes-{name}.yaml"
     if os.environ.get("UPDATE_GOLDEN"):

@@ -45,7 +45,7 @@ def submission_of(job: JobSpec, run: RunRef) -> ObjectSubmission:
 
 
 def _torchrun(job: JobSpec, run: RunRef, place: pods.Place, node: int) -> Command:
-    from torchrelay_launch.supervisor.plan import torch_version
+    from torchrelay_launch.installed import torch_version
 
     placement = Placement(
         node=node,
