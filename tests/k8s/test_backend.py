@@ -17,12 +17,14 @@ from torchrelay.contract.errors import ConfigError, TorchrelayError
 from torchrelay.contract.exit_codes import Outcome, RunState
 from torchrelay.contract.records import Failure, OutcomeRecord
 from torchrelay.contract.storage import open_storage
+from torchrelay.contract.units import NodeCount
 from torchrelay_launch.backends.kubernetes import client, generations, watching
 from torchrelay_launch.backends.kubernetes.backend import KubernetesBackend
 from torchrelay_launch.backends.kubernetes.generations import Begin
+from torchrelay_launch.backends.kubernetes.participation import take_part
 from torchrelay_launch.cli import main
 from torchrelay_launch.runs import run_status
-from torchrelay_launch.spec.models import JobSpec, Kubernetes, Volume
+from torchrelay_launch.spec.models import JobSpec, Kubernetes, Resources, Volume
 from torchrelay_launch.starting import Started, plan, start_attempt, start_new
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the client's own
@@ -498,3 +500,38 @@ def test_rbac_has_just_what_is_called(kubeconfig: Path, cluster: Cluster, job: J
         called.add((verbs[method], plural))
     assert called
     assert called <= allowed
+
+
+def test_scale_tells_the_pods_first_and_then_the_job(
+    kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elastic = dataclasses.replace(job, resources=Resources(NodeCount(1, 4)))
+    started = submit(elastic, tmp_path)
+    assert main(["scale", started.storage.url, "3"]) == 0
+    spec = cluster.all("jobs")[0]["spec"]
+    assert (spec["parallelism"], spec["completions"]) == (3, 3)
+    assert generations.wanted_nodes(started.storage, 1) == 3
+    cluster.forbidden.add(("patch", "jobs"))
+    assert main(["scale", started.storage.url, "4"]) == 78
+    assert "not allowed to patch jobs" in capsys.readouterr().err
+    assert generations.wanted_nodes(started.storage, 1) == 3
+    assert main(["scale", started.storage.url, "5"]) == 78
+    assert "5 is not within 1..4" in capsys.readouterr().err
+
+
+def test_a_fixed_run_is_not_scaled(
+    kubeconfig: Path, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = submit(job, tmp_path)
+    assert main(["scale", started.storage.url, "2"]) == 78
+    assert "1 is fixed; an elastic run has a range" in capsys.readouterr().err
+
+
+def test_a_pod_outside_an_indexed_job_says_so(
+    job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHRELAY_TERMINATION_LOG", str(tmp_path / "message"))
+    monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
+    words = ["--run", str(tmp_path), "--attempt", "1", "--job", "j", "--nodes", "1", "--coordinator", "j-0.j:29400"]
+    assert take_part(words, []) == 78
+    assert "JOB_COMPLETION_INDEX is not set" in (tmp_path / "message").read_text()
