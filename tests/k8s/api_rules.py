@@ -203,7 +203,13 @@ def _trainjob(made: dict[str, Any]) -> Iterator[str]:
         yield f"name {name!r} is no RFC 1035 label"
     trainer = made["spec"]["trainer"]
     yield from resource_complaints(trainer.get("resourcesPerNode", {}))
-    for override in made["spec"].get("podTemplateOverrides", []):
+    patchable = {"serviceAccountName", "volumes", "initContainers", "containers", "imagePullSecrets", "securityContext"}
+    patchable |= {"nodeSelector", "affinity", "tolerations", "schedulingGates"}
+    for patch in made["spec"].get("runtimePatches", []):
+        (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+        override = replicated["template"]["spec"]["template"]
+        if not patch.get("manager") or not set(override["spec"]) <= patchable:
+            yield f"runtime patch {sorted(override['spec'])}"
         volumes = {one["name"] for one in override["spec"].get("volumes", [])}
         for container in override["spec"].get("containers", []):
             if "env" in container and container["name"] == "node":

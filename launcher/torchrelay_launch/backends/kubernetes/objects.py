@@ -144,12 +144,13 @@ def _trainjob(job: JobSpec, run: RunRef, place: Place) -> list[Object]:
     pods.fill_container(trainer, job, run, place, secret_name(job, place))
     trainer["numNodes"] = job.resources.nodes.minimum
     trainer["resourcesPerNode"] = pods.resources(job)
-    override = spec["podTemplateOverrides"][0]
-    override["metadata"] = {"labels": dict(made["metadata"]["labels"])}
-    override["spec"] |= pods.placement(job)
+    (replicated,) = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]
+    pod["metadata"] = {"labels": dict(made["metadata"]["labels"])}
+    pod["spec"] |= pods.placement(job)
     volumes, mounts = pods.volumes(job, place)
     if volumes:
-        override["spec"] |= {"volumes": volumes, "containers": [{"name": REPLICATED, "volumeMounts": mounts}]}
+        pod["spec"] |= {"volumes": volumes, "containers": [{"name": REPLICATED, "volumeMounts": mounts}]}
     _queue(made, job)
     return [made]
 
