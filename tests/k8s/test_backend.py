@@ -535,3 +535,18 @@ def test_a_pod_outside_an_indexed_job_says_so(
     words = ["--run", str(tmp_path), "--attempt", "1", "--job", "j", "--nodes", "1", "--coordinator", "j-0.j:29400"]
     assert take_part(words, []) == 78
     assert "JOB_COMPLETION_INDEX is not set" in (tmp_path / "message").read_text()
+
+
+def test_stop_of_a_run_that_went_back_to_the_queue(
+    kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path
+) -> None:
+    started = submit(with_options(job, queue="team-a"), tmp_path)
+    begin(started)
+    outcome = OutcomeRecord(Outcome.PREEMPTED, 75, 1.0)
+    started.storage.create(layout.attempt_file(1, "outcome"), records.dump(outcome))
+    made = cluster.all("jobs")[0]
+    cluster.put("jobs", made | {"status": {"conditions": [{"type": "Suspended", "status": "True"}]}})
+    assert run_status(started.storage).state is RunState.PENDING
+    assert main(["stop", started.storage.url]) == 0
+    assert cluster.all("jobs") == []
+    assert run_status(started.storage).state is RunState.STOPPED

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from pathlib import Path
+from typing import Literal
 
 from torchrelay.contract import layout, records
 from torchrelay.contract.errors import ConfigError, TorchrelayError
@@ -64,17 +65,15 @@ class KubernetesBackend:
         return [f"{folder}/{name}" for name in storage.list(folder)]
 
     def stop(self, storage: Storage) -> None:
-        """Ask for a clean stop; a job whose pods have not begun is deleted."""
-        request_stop(storage, "stop")
-        newest = records.attempt_numbers(storage)[-1]
-        if generations.read_begin(storage, newest) is None:
+        """Ask for a clean stop; a job with no attempt under way, because it is queued, is deleted."""
+        newest = _asked(storage, "stop")
+        if generations.read_begin(storage, newest) is None or generations.outcome_of(storage, newest) is not None:
             _delete(storage, newest)
             _conclude(storage, newest)
 
     def cancel(self, storage: Storage) -> None:
         """End it now: delete the job, its pods first."""
-        request_stop(storage, "cancel")
-        newest = records.attempt_numbers(storage)[-1]
+        newest = _asked(storage, "cancel")
         _delete(storage, newest)
         if generations.read_begin(storage, newest) is None:
             _conclude(storage, newest)
@@ -142,6 +141,17 @@ class KubernetesHandle:
         if found.state is RunState.COMPLETED:
             return 0
         return outcome.exit_code if outcome else int(ExitCode.KILLED)
+
+
+def _asked(storage: Storage, kind: Literal["stop", "cancel"]) -> int:
+    """Put the request into storage, and return the attempt that it is for. Raises: ConfigError if nothing is alive."""
+    newest = records.attempt_numbers(storage)[-1]
+    try:
+        request_stop(storage, kind)
+    except ConfigError:
+        if not generations.stopped(storage, newest):  # otherwise it was asked before, and has ended since
+            raise
+    return newest
 
 
 def _delete(storage: Storage, attempt: int) -> None:
