@@ -97,6 +97,23 @@ def add_job(parser: argparse.ArgumentParser) -> None:
     add_storage(parser)
 
 
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run", action="store_const", const="client", help="print what would be started, as `render` does"
+    )
+    parser.add_argument(
+        "--dry-run-server",
+        dest="dry_run",
+        action="store_const",
+        const="server",
+        help="ask the cluster whether it would take it (Kubernetes); also written --dry-run=server",
+    )
+
+
+# argparse would take the job's name for the value of an option whose value may be left out.
+SPELLINGS = {"--dry-run=server": "--dry-run-server", "--dry-run=client": "--dry-run"}
+
+
 def add_on(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on", metavar="BACKEND", choices=BACKENDS, help="local, slurm or kubernetes (default: the spec's `backend:`)"

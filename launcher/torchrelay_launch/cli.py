@@ -86,11 +86,11 @@ def parse(argv: list[str]) -> "tuple[Callable[[Namespace], int], Namespace]":
     if verb not in VERBS:
         raise ConfigError(_unknown_verb(verb))
     module = importlib.import_module(f"torchrelay_launch.commands.{verb}")
-    from torchrelay_launch.arguments import parser_of
+    from torchrelay_launch.arguments import SPELLINGS, parser_of
 
     parser = parser_of(verb, *VERBS[verb])
     module.add_arguments(parser)
-    return module.run, parser.parse_strictly(rest)
+    return module.run, parser.parse_strictly([SPELLINGS.get(word, word) for word in rest])
 
 
 def _unknown_verb(verb: str) -> str:

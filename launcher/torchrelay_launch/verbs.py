@@ -14,11 +14,13 @@ VERBS = {
     "stop": ("RUN", "save a checkpoint, then stop"),
     "cancel": ("RUN", "stop now, without saving"),
     "resume": ("RUN", "go on from the newest checkpoint"),
+    "doctor": ("[JOB]", "check what a backend needs"),
+    "scale": ("RUN N", "change the number of nodes of an elastic run"),
     "completion": ("SHELL", "print a completion script for bash, zsh or fish"),
 }
 GROUPS = (
-    ("from a job spec", ("validate", "render", "run", "submit")),
+    ("from a job spec", ("validate", "render", "run", "submit", "doctor")),
     ("look at runs", ("ls", "status", "describe", "logs", "checkpoints")),
-    ("act on a run", ("stop", "cancel", "resume")),
+    ("act on a run", ("stop", "cancel", "resume", "scale")),
     ("the shell", ("completion",)),
 )

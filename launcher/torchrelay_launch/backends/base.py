@@ -57,6 +57,15 @@ class Submission:
         return "\n\n".join(blocks) + "\n"
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One thing that `doctor` has looked at. `ok` is None for what is good to know, but neither right nor wrong."""
+
+    what: str
+    says: str
+    ok: bool | None
+
+
 class Handle(Protocol):
     """A submitted attempt, as the launcher that submitted it holds it."""
 
@@ -107,17 +116,13 @@ class Backend(Protocol):
 _BACKENDS = {
     "local": "torchrelay_launch.backends.local:LocalBackend",
     "slurm": "torchrelay_launch.backends.slurm.backend:SlurmBackend",
+    "kubernetes": "torchrelay_launch.backends.kubernetes.backend:KubernetesBackend",
 }
-_PLANNED = ("kubernetes",)
 
 
 def load_backend(name: str) -> Backend:
     """The backend of this name; its module is imported only now. Raises: ConfigError if there is none."""
-    if name in _PLANNED:
-        raise ConfigError(
-            f"the backend {name!r} is not part of this version, which runs on {' and '.join(_BACKENDS)}: use --on local"
-        )
     if name not in _BACKENDS:
-        raise ConfigError(f"there is no backend {name!r}; there is: {', '.join([*_BACKENDS, *_PLANNED])}")
+        raise ConfigError(f"there is no backend {name!r}; there is: {', '.join(_BACKENDS)}")
     module, _, attribute = _BACKENDS[name].partition(":")
     return cast("Backend", getattr(importlib.import_module(module), attribute)())

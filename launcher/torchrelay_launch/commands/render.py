@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.settings import Json, to_json
 from torchrelay_launch.arguments import add_job, add_json, explain
 from torchrelay_launch.backends.base import Command, Submission
@@ -37,6 +38,20 @@ def plan_of(args: argparse.Namespace) -> Plan:
     loaded = read_spec(args.job, args.overrides)
     made = plan(loaded.job, args.on, storage_url(args.storage, loaded.job.storage))
     return dataclasses.replace(made, sources=loaded.sources, source_text=loaded.source_text)
+
+
+def rehearse(plan: Plan, how: str) -> int:
+    """What `--dry-run` does: print it, or have the cluster say whether it would take it. Raises: ConfigError."""
+    submission = plan.rehearse()
+    if how == "client":
+        show(submission)
+        return 0
+    ask = getattr(plan.backend, "rehearse", None)
+    if ask is None:
+        raise ConfigError(f"--dry-run=server asks a Kubernetes cluster; {plan.backend.name} has no server to ask")
+    for line in ask(submission):
+        print(f"would be created: {line}")
+    return 0
 
 
 def show(submission: Submission, *, as_json: bool = False) -> None:

@@ -2,8 +2,8 @@
 
 import argparse
 
-from torchrelay_launch.arguments import add_job, explain
-from torchrelay_launch.commands.render import plan_of, show
+from torchrelay_launch.arguments import add_dry_run, add_job, explain
+from torchrelay_launch.commands.render import plan_of, rehearse
 from torchrelay_launch.display.style import note
 from torchrelay_launch.interrupts import Interrupts
 from torchrelay_launch.sessions import follow_to_end
@@ -20,15 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "torchrelay run jobs/mnist.yaml --set train.epochs=2 --set resources.procs_per_node=4",
     )
     add_job(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print what would be started, as `render` does")
+    add_dry_run(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="show what torchrun prints too")
 
 
 def run(args: argparse.Namespace) -> int:
     plan = plan_of(args)
     if args.dry_run:
-        show(plan.rehearse())
-        return 0
+        return rehearse(plan, args.dry_run)
     for warning in plan.warnings():
         note(f"warning: {warning}", quiet=args.quiet)
     with Interrupts() as interrupts:

@@ -53,7 +53,7 @@ def ask(args: argparse.Namespace, kind: Literal["stop", "cancel"]) -> int:
 
 def _tell_backend(storage: Storage, backend: str, kind: Literal["stop", "cancel"]) -> None:
     """An attempt that waits in a queue has no supervisor to see the request."""
-    if backend == "slurm":
+    if backend in ("slurm", "kubernetes"):
         with contextlib.suppress(ConfigError):  # it has ended since it was asked
             getattr(load_backend(backend), kind)(storage)
 

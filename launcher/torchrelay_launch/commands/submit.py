@@ -2,8 +2,8 @@
 
 import argparse
 
-from torchrelay_launch.arguments import add_job, explain
-from torchrelay_launch.commands.render import plan_of, show
+from torchrelay_launch.arguments import add_dry_run, add_job, explain
+from torchrelay_launch.commands.render import plan_of, rehearse
 from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.style import note
 from torchrelay_launch.starting import start_new
@@ -16,14 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "RUN=$(torchrelay submit jobs/digits.yaml) && torchrelay logs $RUN -f",
     )
     add_job(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print what would be started, as `render` does")
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     plan = plan_of(args)
     if args.dry_run:
-        show(plan.rehearse())
-        return 0
+        return rehearse(plan, args.dry_run)
     for warning in plan.warnings():
         note(f"warning: {warning}", quiet=args.quiet)
     started = start_new(plan, tethered=False)

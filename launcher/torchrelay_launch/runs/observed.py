@@ -23,7 +23,10 @@ class Observed:
 
 
 # Backends that know more than the run's storage does; imported only when a run is theirs.
-_OBSERVERS = {"slurm": "torchrelay_launch.backends.slurm.watching:observe"}
+_OBSERVERS = {
+    "slurm": "torchrelay_launch.backends.slurm.watching:observe",
+    "kubernetes": "torchrelay_launch.backends.kubernetes.watching:observe",
+}
 
 
 def observe(storage: Storage, backend: str, attempt: int) -> Observed | None:

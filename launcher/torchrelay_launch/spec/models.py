@@ -6,6 +6,9 @@ from typing import Literal
 from torchrelay.contract.settings import Json, Limits, setting
 from torchrelay.contract.training import AT_LEAST_0, AT_LEAST_1, Checkpoint, Train
 from torchrelay.contract.units import Duration, NodeCount, Size
+from torchrelay_launch.spec.models_kubernetes import Kubernetes, Volume
+
+__all__ = ["JobSpec", "Kubernetes", "Resources", "Restarts", "Retries", "Slurm", "Volume"]
 
 DNS_LABEL = Limits(
     pattern=r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?",
@@ -127,15 +130,6 @@ class Slurm:
     extra: dict[str, Json] = setting(
         dict, doc="Further sbatch options by their long names.", example="{nice: 100, exclusive: true}"
     )
-
-
-@dataclass(frozen=True)
-class Kubernetes:
-    """Options for Kubernetes; other backends do not use them."""
-
-    namespace: str | None = setting(None, doc="Namespace; without it that of the current context.")
-    image: str | None = setting(None, doc="Container image that holds torchrelay and the job's needs.")
-    queue: str | None = setting(None, doc="Kueue queue to wait in.")
 
 
 @dataclass(frozen=True)

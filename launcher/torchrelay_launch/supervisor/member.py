@@ -13,6 +13,7 @@ from torchrelay_launch.supervisor.messages import Link, Message
 
 MakeGang = Callable[[Message], Gang]
 CONNECT_AGAIN_S = 0.2
+CONNECT_S = 5.0
 
 
 class Member:
@@ -88,10 +89,11 @@ async def connect(
     deadline = time.monotonic() + limit_s
     while not await stopped():
         try:
-            reader, writer = await asyncio.open_connection(host, port, limit=messages.LONGEST_LINE_BYTES)
-        except OSError as error:
+            opening = asyncio.open_connection(host, port, limit=messages.LONGEST_LINE_BYTES)
+            reader, writer = await asyncio.wait_for(opening, CONNECT_S)
+        except OSError as error:  # TimeoutError is one: packets to a machine that is gone get no answer at all
             if time.monotonic() > deadline:
-                why = error.strerror or error
+                why = error.strerror or str(error) or "no answer"
                 text = f"the supervisor of node 0 did not answer at {host}:{port} within {limit_s:g} s: {why}"
                 raise ConfigError(text) from error
             await asyncio.sleep(CONNECT_AGAIN_S)

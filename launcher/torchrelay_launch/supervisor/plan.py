@@ -54,7 +54,7 @@ def load_work(storage: Storage, attempt: int) -> Work:
         job = settings.from_json(JobSpec, spec.spec)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StorageError(f"the spec of attempt {attempt} in {storage.url} is damaged: {error}") from error
-    return Work(storage, job, run.run_id, record.workdir)
+    return Work(storage, job, run.run_id, os.environ.get(environment.WORKDIR) or record.workdir)
 
 
 def check(job: JobSpec, workdir: str) -> None:

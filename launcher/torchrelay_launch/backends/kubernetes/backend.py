@@ -1,0 +1,173 @@
+"""The Kubernetes backend: a job becomes standard objects, and the API gets exactly what `render` shows."""
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Literal
+
+from torchrelay.contract import layout, records
+from torchrelay.contract.errors import ConfigError, TorchrelayError
+from torchrelay.contract.exit_codes import ExitCode, Outcome, RunState
+from torchrelay.contract.records import OutcomeRecord, StopRequest
+from torchrelay.contract.storage import Storage, open_storage
+from torchrelay_launch.backends.base import RunRef, Submission
+from torchrelay_launch.backends.kubernetes import generations, objects
+from torchrelay_launch.backends.kubernetes.submission import ObjectSubmission, submission_of
+from torchrelay_launch.runs import request_stop
+from torchrelay_launch.runs.claims import user_at_host
+from torchrelay_launch.spec.models import JobSpec
+
+LOOK_S = 1.0
+ASK_S = 5.0  # how often the API is asked
+FINAL = (0, generations.STOPPED, ExitCode.SUPERSEDED, ExitCode.CONFIG)
+
+
+class KubernetesBackend:
+    """Runs jobs on a Kubernetes cluster."""
+
+    name = "kubernetes"
+
+    def render(self, job: JobSpec, run: RunRef) -> ObjectSubmission:
+        """The objects that would be created, and the torchrun of each node. Raises: ConfigError."""
+        return submission_of(job, run)
+
+    def submit(self, submission: Submission, *, tethered: bool) -> "KubernetesHandle":  # noqa: ARG002 - no tether there
+        """Create the objects. Raises: TorchrelayError with what the API says against them."""
+        from torchrelay_launch.backends.kubernetes import client, code, creation
+
+        assert isinstance(submission, ObjectSubmission)
+        run, storage = submission.run, open_storage(submission.run.url)
+        api = client.connect(submission.job.kubernetes)
+        snapshot = objects.place_of(submission.job, run).code
+        if snapshot is not None:
+            code.store(storage, snapshot, Path(run.workdir))
+        generations.write_nodes(storage, None)  # an earlier submission may have been scaled
+        where = creation.create(api, storage, submission)
+        generations.set_backend_id(storage, run.attempt, where.name)
+        return KubernetesHandle(storage, where.name)
+
+    def rehearse(self, submission: ObjectSubmission) -> list[str]:
+        """Ask the server whether it would take the objects. Returns what. Raises: ConfigError with its complaint."""
+        from torchrelay_launch.backends.kubernetes import client, creation
+
+        return creation.rehearse(client.connect(submission.job.kubernetes), submission)
+
+    def status(self, storage: Storage, attempt: int) -> RunState | None:
+        """What Kubernetes says of the attempt; None if it adds nothing to what storage says."""
+        from torchrelay_launch.backends.kubernetes import watching
+
+        found = watching.observe(storage, attempt)
+        return found.state if found else None
+
+    def logs(self, storage: Storage, attempt: int) -> list[str]:
+        """The nodes' logs, which the supervisors write into the run's storage."""
+        folder = f"{layout.LOGS}/a{attempt:04d}"
+        return [f"{folder}/{name}" for name in storage.list(folder)]
+
+    def stop(self, storage: Storage) -> None:
+        """Ask for a clean stop; a job with no attempt under way, because it is queued, is deleted."""
+        newest = _asked(storage, "stop")
+        if generations.read_begin(storage, newest) is None or generations.outcome_of(storage, newest) is not None:
+            _delete(storage, newest)
+            _conclude(storage, newest)
+
+    def cancel(self, storage: Storage) -> None:
+        """End it now: delete the job, its pods first."""
+        newest = _asked(storage, "cancel")
+        _delete(storage, newest)
+        if generations.read_begin(storage, newest) is None:
+            _conclude(storage, newest)
+
+    def scale(self, storage: Storage, nodes: int) -> None:
+        """Change the number of pods: first for the pods that are there, then in the Job. Raises: TorchrelayError."""
+        from torchrelay_launch.backends.kubernetes import creation, watching
+
+        newest = records.attempt_numbers(storage)[-1]
+        where = creation.read_whereabouts(storage, generations.record_of(storage, newest).backend_id)
+        if where is None or where.kind != "Job":
+            raise ConfigError("only a run with kubernetes.kind: job can be scaled")
+        before = generations.scaled_nodes(storage)
+        generations.write_nodes(storage, nodes)
+        try:
+            change = {"spec": {"parallelism": nodes, "completions": nodes}}
+            watching.api_of(where).patch(where.kind, where.name, change)
+        except TorchrelayError:
+            generations.write_nodes(storage, before)
+            raise
+
+
+class KubernetesHandle:
+    """A run on Kubernetes, followed from its first pods to its last."""
+
+    def __init__(self, storage: Storage, job: str) -> None:
+        self._storage, self.backend_id = storage, job
+        self._looked = self._asked = 0.0
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """The run's exit code once no further attempt follows."""
+        now = time.monotonic()
+        if self._code is None and now - self._looked > LOOK_S:
+            self._looked = now
+            self._code = self._look(now)
+        return self._code
+
+    def stop(self) -> None:
+        with contextlib.suppress(ConfigError):  # it has ended
+            KubernetesBackend().stop(self._storage)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ConfigError):
+            KubernetesBackend().cancel(self._storage)
+
+    def detach(self) -> None:
+        """A job in a cluster needs no launcher."""
+
+    def _look(self, now: float) -> int | None:
+        newest = records.attempt_numbers(self._storage)[-1]
+        outcome = generations.outcome_of(self._storage, newest)
+        if outcome is not None:
+            code = generations.last_code(outcome, asked_to_stop=generations.stopped(self._storage, newest))
+            if code in FINAL:
+                return outcome.exit_code
+        if now - self._asked < ASK_S:
+            return None
+        self._asked = now
+        from torchrelay_launch.backends.kubernetes import watching
+
+        found = watching.observe(self._storage, newest)
+        if found is None or found.live:
+            return None
+        if found.state is RunState.COMPLETED:
+            return 0
+        return outcome.exit_code if outcome else int(ExitCode.KILLED)
+
+
+def _asked(storage: Storage, kind: Literal["stop", "cancel"]) -> int:
+    """Put the request into storage, and return the attempt that it is for. Raises: ConfigError if nothing is alive."""
+    newest = records.attempt_numbers(storage)[-1]
+    try:
+        request_stop(storage, kind)
+    except ConfigError:
+        if not generations.stopped(storage, newest):  # otherwise it was asked before, and has ended since
+            raise
+    return newest
+
+
+def _delete(storage: Storage, attempt: int) -> None:
+    """Delete the job of an attempt, if it has one. Raises: ConfigError, ApiAwayError."""
+    from torchrelay_launch.backends.kubernetes import creation, watching
+
+    where = creation.read_whereabouts(storage, generations.record_of(storage, attempt).backend_id)
+    if where is not None:
+        watching.api_of(where).delete(where.kind, where.name)
+
+
+def _conclude(storage: Storage, attempt: int) -> None:
+    """Write what no supervisor can: that the attempt was stopped before it began."""
+    path = layout.attempt_file(attempt, "stop")
+    if storage.size(path) is None:
+        storage.replace(path, records.dump(StopRequest("stop", time.time(), user_at_host())))
+    record = OutcomeRecord(Outcome.PREEMPTED, int(ExitCode.PREEMPTED), time.time())
+    with contextlib.suppress(FileExistsError):
+        storage.create(layout.attempt_file(attempt, "outcome"), records.dump(record))

@@ -1,0 +1,87 @@
+"""The code snapshot: the folder that a job is submitted from, kept with the run and fetched when a pod starts."""
+
+import contextlib
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+
+from torchrelay.contract.errors import ConfigError, StorageError
+from torchrelay.contract.storage import Storage
+
+LARGEST_BYTES = 64 << 20
+_LEFT_OUT = {
+    ".git",
+    ".venv",
+    "venv",
+    "__pycache__",
+    "node_modules",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    "runs",
+}
+
+
+def store(storage: Storage, path: str, folder: Path) -> None:
+    """Pack the folder and keep it with the run; an earlier snapshot stays as it is.
+
+    Raises: ConfigError for a folder that is too large; StorageError.
+    """
+    data = packed(folder)
+    with contextlib.suppress(FileExistsError):
+        storage.create(path, data)
+
+
+def packed(folder: Path) -> bytes:
+    """What git tracks or would, or else everything but caches, as a compressed archive. Raises: ConfigError."""
+    files = _of_git(folder)
+    files = _all_files(folder) if files is None else files
+    size = sum((folder / name).stat().st_size for name in files)
+    if size > LARGEST_BYTES:
+        raise ConfigError(
+            f"kubernetes.code: {folder} holds {size >> 20} MiB, more than the {LARGEST_BYTES >> 20} MiB of a snapshot; "
+            "leave data out with .gitignore, or build the code into the image (kubernetes.code: image)"
+        )
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name in files:
+            archive.add(folder / name, name, recursive=False)
+    return buffer.getvalue()
+
+
+def fetch(storage: Storage, path: str, folder: Path) -> None:
+    """Unpack the snapshot. Raises: ConfigError if there is none or it cannot be written; StorageError."""
+    try:
+        data = storage.read(path)
+    except FileNotFoundError:
+        raise ConfigError(f"the run {storage.url} has no code snapshot; submit it with torchrelay") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+            archive.extractall(folder, filter="data")  # the filter keeps it within the folder
+    except (tarfile.TarError, EOFError) as error:
+        raise StorageError(f"{storage.url}/{path} is damaged: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"kubernetes.workdir: cannot write {folder}: {error.strerror or error}") from error
+
+
+def _of_git(folder: Path) -> list[str] | None:
+    argv = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(argv, capture_output=True, check=False)
+    except OSError:
+        return None
+    if done.returncode != 0:
+        return None
+    names = {name for name in done.stdout.decode(errors="surrogateescape").split("\0") if name}
+    return sorted(name for name in names if (folder / name).is_file())
+
+
+def _all_files(folder: Path) -> list[str]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and not _LEFT_OUT & set(name.parts):
+            found.append(str(name))
+    return found

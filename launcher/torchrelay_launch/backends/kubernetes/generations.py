@@ -1,0 +1,173 @@
+"""Which attempt the pods of a job run, claiming the next, and whether there is a next.
+
+    attempts/N/kubernetes.json   written by the first pod when it begins attempt N: where the others find it
+    kubernetes-nodes.json        how many pods the run is to have, once `torchrelay scale` has changed it
+
+Pods start and end one by one, so none of them can be told the attempt's number in advance. The first pod claims it
+and says so in storage; the others wait there. So whoever can read the run's storage can join the run, and nobody else.
+"""
+
+import contextlib
+import dataclasses
+import json
+import re
+import socket
+import time
+from dataclasses import dataclass
+
+from torchrelay.contract import layout, records
+from torchrelay.contract.errors import StorageError, SupersededError
+from torchrelay.contract.exit_codes import ExitCode, Outcome
+from torchrelay.contract.records import AttemptRecord, Failure, OutcomeRecord, StopRequest
+from torchrelay.contract.storage import Storage
+
+NODES_FILE = "kubernetes-nodes.json"
+STOPPED = 130  # 128 + SIGINT: a user stopped the run; podFailurePolicy fails the job for it, so no pod comes back
+_MISSING = re.compile(r"did not come within")  # as the coordinator puts it
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The beginning of an attempt in the first pod of a job."""
+
+    job: str  # name of the Job, JobSet or TrainJob
+    pod: str
+    address: str  # of the pod, by number: names of a pod that moved are cached for up to half a minute
+    port: int
+    nodes: int
+    token: str  # that a supervisor shows to take part
+    at: float
+
+
+def begin_file(attempt: int) -> str:
+    return layout.attempt_file(attempt, "kubernetes")
+
+
+def read_begin(storage: Storage, attempt: int) -> Begin | None:
+    """Raises: StorageError."""
+    path = begin_file(attempt)
+    try:
+        values = json.loads(storage.read(path))
+        known = {one.name for one in dataclasses.fields(Begin)}
+        return Begin(**{key: value for key, value in values.items() if key in known})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StorageError(f"{storage.url}/{path} is damaged: {error}") from error
+
+
+def write_begin(storage: Storage, attempt: int, begin: Begin) -> None:
+    """Take an attempt. Raises: SupersededError if another pod has it; StorageError."""
+    try:
+        storage.create(begin_file(attempt), records.dump(begin))
+    except FileExistsError:
+        raise SupersededError(f"attempt {attempt} was taken by another pod") from None
+
+
+def outcome_of(storage: Storage, attempt: int) -> OutcomeRecord | None:
+    return records.read(storage, OutcomeRecord, layout.attempt_file(attempt, "outcome"))
+
+
+def stopped(storage: Storage, attempt: int) -> bool:
+    """Whether somebody asked this attempt to stop, so that none follows by itself."""
+    return records.read(storage, StopRequest, layout.attempt_file(attempt, "stop")) is not None
+
+
+def last_code(outcome: OutcomeRecord, *, asked_to_stop: bool) -> int | None:
+    """The exit code with which the pods of a run end for good after this outcome; None if the run goes on in them."""
+    if outcome.outcome is Outcome.COMPLETED:
+        return 0
+    if outcome.outcome is Outcome.SUPERSEDED:
+        return int(ExitCode.SUPERSEDED)
+    failure = outcome.failure
+    if asked_to_stop and (failure is None or failure.exit_code != ExitCode.CONFIG):
+        return STOPPED
+    if outcome.outcome is Outcome.PREEMPTED or failure is None:
+        return None
+    if _MISSING.search(failure.error):
+        return int(ExitCode.PREEMPTED)  # give back what this pod holds, and wait for all to be scheduled
+    if failure.rank is None and failure.node is not None and failure.exit_code == ExitCode.FAILED:
+        return None  # a pod was lost, and Kubernetes brings it back
+    return failure.exit_code if failure.retryable else int(ExitCode.CONFIG)
+
+
+def begin_next(storage: Storage, submitted: int, job: str) -> "int | OutcomeRecord":
+    """The attempt that the first pod is to begin, claimed if need be; or the outcome after which there is none.
+
+    Raises: SupersededError if the run belongs to another job; StorageError.
+    """
+    newest = records.attempt_numbers(storage)[-1]
+    record, begun = record_of(storage, newest), read_begin(storage, newest)
+    if (owner := _owner(record, begun)) not in (job, ""):
+        raise SupersededError(f"attempt {newest} of the run belongs to {owner}; this is {job}")
+    if record.backend != "kubernetes" and newest != submitted:
+        raise SupersededError(f"attempt {newest} of the run belongs to the backend {record.backend}; this is {job}")
+    if begun is None:
+        return newest
+    outcome = outcome_of(storage, newest) or _conclude_silent(storage, newest, begun)
+    if last_code(outcome, asked_to_stop=stopped(storage, newest)) in (0, STOPPED, ExitCode.SUPERSEDED, ExitCode.CONFIG):
+        return outcome
+    return claim_next(storage, record, job)
+
+
+def _owner(record: AttemptRecord, begun: Begin | None) -> str:
+    return begun.job if begun else record.backend_id
+
+
+def claim_next(storage: Storage, old: AttemptRecord, job: str) -> int:
+    """Claim the attempt that follows. Raises: SupersededError; StorageError."""
+    spec = storage.read(layout.attempt_file(old.number, "spec"))
+    host = socket.gethostname()
+    record = AttemptRecord(old.number + 1, "kubernetes", time.time(), host, old.workdir, job, old.nodes)
+    try:
+        storage.create(layout.attempt_file(record.number, "attempt"), records.dump(record))
+    except FileExistsError:
+        raise SupersededError(f"attempt {record.number} was claimed by somebody else") from None
+    storage.create(layout.attempt_file(record.number, "spec"), spec)
+    return record.number
+
+
+def record_of(storage: Storage, attempt: int) -> AttemptRecord:
+    """Raises: StorageError if there is none."""
+    record = records.read(storage, AttemptRecord, layout.attempt_file(attempt, "attempt"))
+    if record is None:
+        raise StorageError(f"attempt {attempt} of {storage.url} has no record")
+    return record
+
+
+def set_backend_id(storage: Storage, attempt: int, job: str) -> None:
+    """Note which job an attempt is. Only the owner of the attempt does this."""
+    record = dataclasses.replace(record_of(storage, attempt), backend_id=job)
+    storage.replace(layout.attempt_file(attempt, "attempt"), records.dump(record))
+
+
+def wanted_nodes(storage: Storage, submitted: int) -> int:
+    """How many pods an attempt that begins now has. `submitted`: as the job was submitted. Raises: StorageError."""
+    return scaled_nodes(storage) or submitted
+
+
+def write_nodes(storage: Storage, nodes: int | None) -> None:
+    """Say how many pods the run is to have from now on; None: as it was submitted."""
+    if nodes is not None:
+        storage.replace(NODES_FILE, (json.dumps({"nodes": nodes}) + "\n").encode())
+    elif storage.size(NODES_FILE) is not None:
+        storage.delete(NODES_FILE)
+
+
+def scaled_nodes(storage: Storage) -> int | None:
+    """How many pods `torchrelay scale` asked for last, if it did. Raises: StorageError."""
+    try:
+        return int(json.loads(storage.read(NODES_FILE))["nodes"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise StorageError(f"{storage.url}/{NODES_FILE} is damaged: {error}") from error
+
+
+def _conclude_silent(storage: Storage, attempt: int, begun: Begin) -> OutcomeRecord:
+    """Write the outcome of an attempt whose first pod ended without a word."""
+    failure = Failure(f"pod {begun.pod} ended without a word (killed, or its node was lost)", ExitCode.FAILED, node=0)
+    record = OutcomeRecord(Outcome.FAILED, int(ExitCode.KILLED), time.time(), failure=failure)
+    with contextlib.suppress(FileExistsError):
+        storage.create(layout.attempt_file(attempt, "outcome"), records.dump(record))
+    return outcome_of(storage, attempt) or record

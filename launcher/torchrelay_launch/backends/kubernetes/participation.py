@@ -1,0 +1,287 @@
+"""A pod's part in a run: begin attempts or join them, run this node's supervisor, and know when it is over."""
+
+import argparse
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchrelay.contract import environment, records
+from torchrelay.contract.errors import ConfigError, StorageError, TorchrelayError
+from torchrelay.contract.exit_codes import ExitCode, Outcome
+from torchrelay.contract.records import OutcomeRecord
+from torchrelay.contract.storage import Storage, open_storage
+from torchrelay_launch.backends.kubernetes import generations
+from torchrelay_launch.backends.kubernetes.generations import Begin
+from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
+
+LOOK_S = 0.5
+OUTCOME_S = 40.0  # how long the first pod may take to notice that a node is gone, and to say so
+PORTS = 100
+REFUSALS = 3
+TERMINATION_LOG = "/dev/termination-log"
+
+
+@dataclass(frozen=True)
+class PodOptions:
+    """What every pod of a job is told, and which of them this is."""
+
+    run: str
+    attempt: int  # that the job was submitted for
+    job: str
+    nodes: int
+    coordinator: str  # NAME:PORT of the first pod
+    join_s: float
+    workdir: str
+    code: str | None
+    node: int
+
+    @property
+    def name(self) -> str:
+        return self.coordinator.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        return int(self.coordinator.rpartition(":")[2])
+
+
+class Pod:
+    """One pod, from its start to its end. `terminated`: signals that it got, which a handler appends to."""
+
+    def __init__(self, options: PodOptions, storage: Storage, terminated: list[int]) -> None:
+        self._options, self._storage, self._terminated = options, storage, terminated
+        self._refusals = 0  # in a row, without a word from the first pod
+        self._left = 0  # the last attempt that this pod was part of and that has ended
+        self._waiting_since = time.monotonic()
+
+    def run(self) -> int:
+        """Returns the exit code of the pod."""
+        take_part = self._lead if self._options.node == 0 else self._follow
+        while True:
+            code = self._patiently(take_part)
+            if code is not None:
+                return code
+            if self._terminated:
+                return int(ExitCode.PREEMPTED)
+
+    def _patiently(self, take_part: Callable[[], int | None]) -> int | None:
+        """Once around, waiting for a storage that is away for as long as for another pod."""
+        try:
+            return take_part()
+        except StorageError as error:
+            if time.monotonic() - self._waiting_since > self._options.join_s:
+                raise
+            say(f"{error}; trying again")
+            self._sleep(5.0)
+            return None
+
+    def _lead(self) -> int | None:
+        """Begin the next attempt and see it to its end. Returns the pod's exit code, or None to begin another."""
+        number = generations.begin_next(self._storage, self._options.attempt, self._options.job)
+        if isinstance(number, OutcomeRecord):
+            newest = records.attempt_numbers(self._storage)[-1]
+            return self._last_code(number, newest)
+        nodes = generations.wanted_nodes(self._storage, self._options.nodes)
+        begin = Begin(
+            job=self._options.job,
+            pod=os.environ.get("TORCHRELAY_POD") or socket.gethostname(),
+            address=os.environ.get("TORCHRELAY_POD_IP") or self._options.name,
+            port=_free_port(self._options.port),
+            nodes=nodes,
+            token=secrets.token_hex(16),
+            at=time.time(),
+        )
+        generations.write_begin(self._storage, number, begin)
+        say(f"attempt {number} begins, {nodes} node{'s' * (nodes > 1)}, first pod {begin.pod} at {begin.address}")
+        code = self._supervise(number, begin, begin.address, self._rescaled(nodes))
+        outcome = generations.outcome_of(self._storage, number)
+        if outcome is None and self._terminated:
+            return int(ExitCode.PREEMPTED)
+        if outcome is None:
+            say(f"the supervisor ended with exit code {code} and wrote no outcome")
+            return code or int(ExitCode.FAILED)
+        return self._last_code(outcome, number)
+
+    def _follow(self) -> int | None:
+        """Take part in the attempt that the first pod has begun. Returns as `_lead`."""
+        number = records.attempt_numbers(self._storage)[-1]
+        begin = generations.read_begin(self._storage, number)
+        if begin is not None and begin.job != self._options.job:
+            say(f"attempt {number} belongs to {begin.job}")
+            return int(ExitCode.SUPERSEDED)
+        outcome = generations.outcome_of(self._storage, number) if begin else None
+        if outcome is not None:
+            code = self._follower_code(outcome, number)
+            return code if code is not None else self._wait()
+        if begin is None or self._options.node >= begin.nodes or number <= self._left:
+            return self._wait()
+        say(f"joining attempt {number}, first pod {begin.pod} at {begin.address}")
+        code = self._supervise(number, begin, _meeting_host(self._options.name, begin.address), lambda: False)
+        outcome = self._await_outcome(number)
+        if outcome is None:  # the first pod does not take this one yet; or it has gone, and begins again
+            self._refusals = self._refusals + 1 if code == ExitCode.CONFIG else 0
+            self._sleep(LOOK_S)
+            return int(ExitCode.CONFIG) if self._refusals >= REFUSALS else None
+        self._left, self._refusals, self._waiting_since = number, 0, time.monotonic()
+        return self._follower_code(outcome, number)
+
+    def _follower_code(self, outcome: OutcomeRecord, number: int) -> int | None:
+        """A failure is counted once: by the first pod."""
+        code = self._last_code(outcome, number)
+        final = (0, generations.STOPPED, ExitCode.SUPERSEDED, ExitCode.CONFIG, None)
+        return code if code in final else int(ExitCode.PREEMPTED)
+
+    def _last_code(self, outcome: OutcomeRecord, number: int) -> int | None:
+        code = generations.last_code(outcome, asked_to_stop=generations.stopped(self._storage, number))
+        if code is not None:
+            _leave_message(outcome, number)
+        if code is None and self._terminated:
+            return int(ExitCode.PREEMPTED)
+        return code
+
+    def _await_outcome(self, number: int) -> OutcomeRecord | None:
+        """The attempt's outcome, or None when it does not come or a later attempt has begun."""
+        deadline = time.monotonic() + OUTCOME_S
+        while not self._terminated and time.monotonic() < deadline:
+            outcome = generations.outcome_of(self._storage, number)
+            if outcome is not None:
+                return outcome
+            if records.attempt_numbers(self._storage)[-1] > number:
+                return None
+            time.sleep(LOOK_S)
+        return None
+
+    def _wait(self) -> int | None:
+        """For the first pod to begin an attempt with this node in it."""
+        if time.monotonic() - self._waiting_since > self._options.join_s:
+            say(f"the first pod began no attempt within {self._options.join_s:g} s; giving this place back")
+            return int(ExitCode.PREEMPTED)
+        self._sleep(LOOK_S)
+        return None
+
+    def _sleep(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._terminated and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+    def _rescaled(self, nodes: int) -> Callable[[], bool]:
+        """Whether the run is to have another number of nodes than this attempt; asks storage now and then."""
+        asked = [time.monotonic()]
+
+        def look() -> bool:
+            if time.monotonic() - asked[0] < 2.0:
+                return False
+            asked[0] = time.monotonic()
+            with contextlib.suppress(StorageError):
+                return generations.wanted_nodes(self._storage, nodes) != nodes
+            return False
+
+        return look
+
+    def _supervise(self, number: int, begin: Begin, host: str, leave: Callable[[], bool]) -> int:
+        """Run this node's supervisor to its end; when the pod is told to go, or `leave` says so, it stops cleanly."""
+        self._waiting_since = time.monotonic()
+        address = f"[{host}]:{begin.port}" if ":" in host else f"{host}:{begin.port}"
+        node, join_s = self._options.node, self._options.join_s
+        options = NodeOptions(self._options.run, number, node, begin.nodes, address, join_s=join_s)
+        argv = [sys.executable, "-m", "torchrelay_launch", "node", *options.argv()]
+        mine = {TOKEN_VARIABLE: begin.token, environment.WORKDIR: self._options.workdir}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PET_")}
+        process = subprocess.Popen(argv, env=inherited | mine, stdin=subprocess.DEVNULL)
+        told = False
+        while (code := process.poll()) is None:
+            if not told and (self._terminated or leave()):
+                told = True
+                process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        _reap()
+        return code if code >= 0 else 128 - code
+
+
+def _meeting_host(name: str, address: str) -> str:
+    """The first pod's name if it stands for where that pod is now, else its address."""
+    try:
+        found = {str(one[4][0]) for one in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return address
+    return name if address in found else address
+
+
+def _free_port(first: int) -> int:
+    """With the host's network, pods of other jobs may have the port. Raises: ConfigError."""
+    from torchrelay_launch.supervisor.plan import is_free
+
+    for port in range(first, first + PORTS):
+        if is_free(port):
+            return port
+    raise ConfigError(f"kubernetes.port: all ports from {first} to {first + PORTS - 1} are in use")
+
+
+def _reap() -> None:
+    """Process 1 inherits what a killed supervisor leaves."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _leave_message(outcome: OutcomeRecord, number: int) -> None:
+    """What `kubectl describe pod` and `status` show for the pod's end."""
+    error = outcome.failure.error if outcome.failure else ""
+    text = f"attempt {number} {outcome.outcome}" + (f": {error}" if error else "")
+    say(text)
+    if outcome.outcome is Outcome.FAILED:
+        leave_words(text)
+
+
+def leave_words(text: str) -> None:
+    with (
+        contextlib.suppress(OSError),
+        Path(os.environ.get("TORCHRELAY_TERMINATION_LOG", TERMINATION_LOG)).open("w") as log,
+    ):
+        log.write(text[:4000])
+
+
+def say(text: str) -> None:
+    """A line into the pod's log."""
+    print(f"torchrelay: {text}", flush=True)  # noqa: T201 - an entry point
+
+
+def parse(argv: list[str]) -> PodOptions:
+    """Raises: ConfigError outside a pod of an Indexed Job."""
+    parser = argparse.ArgumentParser(prog="torchrelay pod", allow_abbrev=False)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--job", required=True)
+    parser.add_argument("--nodes", type=int, required=True)
+    parser.add_argument("--coordinator", required=True)
+    parser.add_argument("--join", dest="join_s", type=float, default=600.0)
+    parser.add_argument("--workdir", default=".")
+    parser.add_argument("--code")
+    given = vars(parser.parse_args(argv))
+    index = os.environ.get("JOB_COMPLETION_INDEX", "")
+    if not index.isdigit():
+        raise ConfigError("JOB_COMPLETION_INDEX is not set: this is started in a pod of an Indexed Job")
+    return PodOptions(**given, node=int(index))
+
+
+def take_part(argv: list[str], terminated: list[int]) -> int:
+    """Take part in the run. Returns the pod's exit code."""
+    try:
+        options = parse(argv)
+        storage = open_storage(options.run)
+        if options.code is not None:
+            from torchrelay_launch.backends.kubernetes.code import fetch
+
+            fetch(storage, options.code, Path(options.workdir))
+        return Pod(options, storage, terminated).run()
+    except TorchrelayError as error:
+        say(str(error))
+        leave_words(str(error))
+        return int(error.exit_code)

@@ -1,0 +1,77 @@
+"""What a submission to Kubernetes looks like: YAML that kubectl takes, with all else in comments."""
+
+from dataclasses import dataclass
+
+from torchrelay.contract import environment
+from torchrelay_launch.backends.base import HIDDEN, Command, RunRef, Submission
+from torchrelay_launch.backends.kubernetes import objects, pods
+from torchrelay_launch.spec.models import JobSpec, Slurm
+from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
+
+
+@dataclass(frozen=True)
+class ObjectSubmission(Submission):
+    """A submission of objects."""
+
+    objects: tuple[pods.Object, ...] = ()
+
+    def __str__(self) -> str:
+        head = [f"{self.backend}: attempt {self.run.attempt} of {self.run.url}"]
+        head += [f"not honoured here: {warning}" for warning in self.warnings]
+        if self.job.kubernetes.create_secret and self.job.secrets:
+            name = objects.secret_name(self.job, objects.place_of(self.job, self.run))
+            head.append(
+                f"made beside these from the submitting shell: Secret {name} with {', '.join(self.job.secrets)}"
+            )
+        tail = "\n\n".join(str(command) for command in self.starts)
+        return f"{_comment(head)}\n{objects.as_yaml(list(self.objects))}\n{_comment(tail.splitlines())}\n"
+
+
+def submission_of(job: JobSpec, run: RunRef) -> ObjectSubmission:
+    """All that submitting does. Raises: ConfigError for a job that cannot run there."""
+    made = objects.render(job, run)
+    place = objects.place_of(job, run)
+    nodes = range(job.resources.nodes.minimum)
+    return ObjectSubmission(
+        backend="kubernetes",
+        job=job,
+        run=run,
+        submits=(Command("create", ("kubectl", "create", "-f", f"{place.name}.yaml")),),
+        starts=tuple(_torchrun(job, run, place, node) for node in nodes),
+        files={f"{place.name}.yaml": objects.as_yaml(made)},
+        warnings=tuple(objects.not_honoured(job) + _others(job)),
+        objects=tuple(made),
+    )
+
+
+def _torchrun(job: JobSpec, run: RunRef, place: pods.Place, node: int) -> Command:
+    from torchrelay_launch.installed import torch_version
+
+    placement = Placement(
+        node=node,
+        nodes=job.resources.nodes.minimum,
+        master_addr=place.host,
+        master_port=run_port(run.run_id, 0),
+        run_id=run.run_id,
+        restart=0,
+        log_dir="SCRATCH/logs",
+        torch_version=torch_version(),
+        python=job.kubernetes.python,
+    )
+    mine = {
+        environment.RUN: run.url,
+        environment.ATTEMPT: str(run.attempt),
+        environment.RESTART: "0",
+        environment.NODE: str(node),
+        environment.REPORTS: "SCRATCH/reports",
+    }
+    variables = rank_environment(job) | dict.fromkeys(job.secrets, HIDDEN) | mine
+    return Command(f"node {node}: torchrun, started by the supervisor", tuple(torchrun_argv(job, placement)), variables)
+
+
+def _others(job: JobSpec) -> list[str]:
+    return ["slurm: has no effect on Kubernetes"] if job.slurm != Slurm() else []
+
+
+def _comment(lines: list[str]) -> str:
+    return "\n".join(f"# {line}" if line and not line.startswith("#") else line or "#" for line in lines)

@@ -1,0 +1,189 @@
+"""How an attempt stands, as Kubernetes sees it: what a run's storage alone cannot tell.
+
+Everything is asked for by plain lists, never by watches: nothing here needs an answer within a second, a list cannot
+expire (410 Gone), and an API server that is away costs one empty answer.
+"""
+
+from torchrelay.contract.errors import TorchrelayError
+from torchrelay.contract.exit_codes import RunState
+from torchrelay.contract.storage import Storage
+from torchrelay_launch.backends.kubernetes import generations, names
+from torchrelay_launch.backends.kubernetes.client import Api, Object, connect
+from torchrelay_launch.backends.kubernetes.creation import Whereabouts, read_whereabouts
+from torchrelay_launch.backends.kubernetes.states import (
+    CONDITIONS,
+    DISRUPTIONS,
+    ENDED,
+    EXIT_CODES,
+    FINISHED,
+    STUCK,
+    WAITING,
+)
+from torchrelay_launch.runs.observed import Observed
+from torchrelay_launch.spec.models import Kubernetes
+
+LAST_WORDS = 300  # characters
+_OVER = (0, generations.STOPPED, 76, 78)
+KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+def observe(storage: Storage, attempt: int) -> Observed | None:
+    """What Kubernetes says of an attempt; None if it cannot be asked or adds nothing. Raises: StorageError."""
+    where = read_whereabouts(storage, generations.record_of(storage, attempt).backend_id)
+    outcome = generations.outcome_of(storage, attempt)
+    asked_to_stop = generations.stopped(storage, attempt)
+    if where is None or (outcome is not None and generations.last_code(outcome, asked_to_stop=asked_to_stop) in _OVER):
+        return None
+    try:
+        api = api_of(where)
+        job = api.get(where.kind, where.name)
+        pods = pods_of(api, job) if job else []
+        waits = _queue_says(api, job) if job and condition(job, "Suspended") else ""
+    except TorchrelayError:
+        return None
+    if job is None:
+        return _gone(where, asked_to_stop=asked_to_stop, ended=outcome is not None)
+    begun = generations.read_begin(storage, attempt) is not None and outcome is None
+    return observed(job, pods, begun=begun, waits=waits)
+
+
+def api_of(where: Whereabouts) -> Api:
+    """The cluster and namespace of an attempt. Raises: ConfigError."""
+    return connect(Kubernetes(context=where.context), where.namespace)
+
+
+def observed(job: Object, pods: list[Object], *, begun: bool, waits: str = "") -> Observed:
+    """The state that a job and its pods stand for, for an attempt that is not over."""
+    name = f"{job['kind']} {job['metadata']['name']}"
+    for kind in FINISHED:
+        found = condition(job, kind)
+        if found is not None:
+            return _finished(name, kind, found, pods)
+    if condition(job, "Suspended") is not None:
+        return Observed(RunState.PENDING, f"{name} is queued{waits and ': ' + waits}")
+    alive = [one for one in pods if (one.get("status") or {}).get("phase") in ("Pending", "Running")]
+    troubles = [text for text in map(trouble, alive) if text]
+    if troubles:
+        return Observed(RunState.RUNNING if begun and _all_run(alive) else RunState.PENDING, "; ".join(troubles))
+    if begun:
+        return Observed(RunState.RUNNING, f"{name}, {len(alive)} pod{'s' * (len(alive) != 1)}")
+    ended = [text for text in map(ending, pods) if text]
+    why = f"; before: {ended[-1]}" if ended else ""
+    return Observed(RunState.PENDING, f"{name} waits for its pods{why}")
+
+
+def pods_of(api: Api, job: Object) -> list[Object]:
+    """All pods of an attempt's job, the oldest first. Raises: ConfigError, ApiAwayError."""
+    labels = job["metadata"]["labels"]
+    wanted = f"{names.RUN_LABEL}={labels[names.RUN_LABEL]},{names.ATTEMPT_LABEL}={labels[names.ATTEMPT_LABEL]}"
+    pods = api.list("Pod", labels=wanted)
+    return sorted(pods, key=lambda one: (one["metadata"].get("creationTimestamp", ""), one["metadata"]["name"]))
+
+
+def condition(made: Object, kind: str) -> Object | None:
+    """A condition of this type that is true."""
+    for one in (made.get("status") or {}).get("conditions") or []:
+        if one.get("type") == kind and one.get("status") == "True":
+            return dict(one)
+    return None
+
+
+def trouble(pod: Object) -> str:
+    """Why a pod does not run, or an empty text if it does."""
+    name, status = pod["metadata"]["name"], pod.get("status") or {}
+    for one in status.get("conditions") or []:
+        if one.get("type") == "PodScheduled" and one.get("status") == "False":
+            return f"pod {name} is not scheduled: {one.get('message') or one.get('reason')}"
+    for container in status.get("containerStatuses") or []:
+        waiting = (container.get("state") or {}).get("waiting")
+        if waiting:
+            reason = waiting.get("reason", "")
+            said = f": {waiting['message']}" if waiting.get("message") else ""
+            return f"pod {name}: {WAITING.get(reason, reason or 'waits')}{said}"
+    if status.get("phase") == "Pending":
+        return f"pod {name} is being set up"
+    return ""
+
+
+def stuck(pod: Object) -> bool:
+    """Whether a pod waits for what will not come by itself."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    return any(((one.get("state") or {}).get("waiting") or {}).get("reason") in STUCK for one in containers)
+
+
+def ending(pod: Object) -> str:
+    """How a pod ended, with its last words; an empty text if it has not."""
+    name, status = pod["metadata"]["name"], pod.get("status") or {}
+    disrupted = condition(pod, "DisruptionTarget")
+    if status.get("phase") not in ("Failed", "Succeeded"):
+        return f"pod {name} is being moved: {DISRUPTIONS.get(disrupted.get('reason', ''), '')}" if disrupted else ""
+    for container in status.get("containerStatuses") or []:
+        ended = (container.get("state") or {}).get("terminated")
+        if ended and ended.get("reason") != "Completed":
+            return f"pod {name}: {_how(ended, disrupted)}{_words(ended)}"
+    if disrupted:
+        return f"pod {name}: {DISRUPTIONS.get(disrupted.get('reason', ''), 'disrupted')}"
+    if status.get("phase") == "Failed":
+        reason = str(status.get("reason", ""))
+        return f"pod {name}: {ENDED.get(reason, reason or 'failed')}{_message(status)}"
+    return ""
+
+
+def _how(ended: Object, disrupted: Object | None) -> str:
+    if ended.get("reason") == "OOMKilled":
+        return ENDED["OOMKilled"]
+    if disrupted:
+        return DISRUPTIONS.get(disrupted.get("reason", ""), "disrupted")
+    code = ended.get("exitCode")
+    meaning = EXIT_CODES.get(code) if isinstance(code, int) else None
+    return f"exit code {code}" + (f", {meaning}" if meaning else "")
+
+
+def _words(ended: Object) -> str:
+    text = str(ended.get("message") or "").strip()
+    return f": {text[-LAST_WORDS:]}" if text else ""
+
+
+def _message(status: Object) -> str:
+    return f" ({status['message']})" if status.get("message") else ""
+
+
+def _all_run(pods: list[Object]) -> bool:
+    return bool(pods) and all(one["status"].get("phase") == "Running" for one in pods)
+
+
+def _finished(name: str, kind: str, found: Object, pods: list[Object]) -> Observed:
+    state = CONDITIONS[kind]
+    if state is RunState.COMPLETED:
+        return Observed(state, f"{name} completed")
+    ended = [text for text in map(ending, pods) if text]
+    last = f"; {ended[-1]}" if ended else ""
+    said = found.get("message") or found.get("reason") or "no reason given"
+    return Observed(RunState.FAILED, f"{name} failed", f"{name} failed: {said}{last}")
+
+
+def _gone(where: Whereabouts, *, asked_to_stop: bool, ended: bool) -> Observed | None:
+    name = f"{where.kind} {where.name} in namespace {where.namespace}"
+    if asked_to_stop:
+        return Observed(RunState.STOPPED, f"{name} was deleted")
+    if ended:
+        return Observed(RunState.FAILED, error=f"{name} is gone, so the run does not go on by itself")
+    return Observed(RunState.FAILED, error=f"{name} is gone: somebody deleted it before the attempt ended")
+
+
+def _queue_says(api: Api, job: Object) -> str:
+    """Kueue's own words for why a job waits, where they can be had."""
+    queue = job["metadata"].get("labels", {}).get(KUEUE_QUEUE)
+    if queue is None:
+        return ""
+    try:
+        workloads = api.list("Workload")
+    except TorchrelayError:
+        return f"in queue {queue}"
+    for one in workloads:
+        owners = one["metadata"].get("ownerReferences") or []
+        if any(owner.get("uid") == job["metadata"].get("uid") for owner in owners):
+            for found in (one.get("status") or {}).get("conditions") or []:
+                if found.get("type") == "QuotaReserved" and found.get("status") == "False":
+                    return f"in queue {queue}, {found.get('message') or found.get('reason')}"
+    return f"in queue {queue}"

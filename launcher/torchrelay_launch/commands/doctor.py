@@ -1,0 +1,47 @@
+"""torchrelay doctor."""
+
+import argparse
+import importlib
+
+from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.exit_codes import ExitCode
+from torchrelay_launch.arguments import BACKENDS, add_json, add_set, explain
+
+_MARKS = {True: "ok", False: "WRONG", None: "note"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    explain(
+        parser,
+        "Check what a backend needs: the way to it, rights, versions, and what a job asks for. Nothing is changed. "
+        "Ends with 78 if something is wrong.",
+        "torchrelay doctor --on kubernetes jobs/kubernetes.yaml",
+    )
+    parser.add_argument("job", metavar="JOB", nargs="?", help="a job spec whose wishes are checked too")
+    parser.add_argument(
+        "--on", metavar="BACKEND", choices=BACKENDS, help="the backend (default: the spec's `backend:`)"
+    )
+    add_set(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    job = None
+    if args.job is not None:
+        from torchrelay_launch.spec.reader import read_spec
+
+        job = read_spec(args.job, args.overrides).job
+    backend = args.on or (job.backend if job else "local")
+    try:
+        module = importlib.import_module(f"torchrelay_launch.backends.{backend}.doctor")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"there is nothing to check on the backend {backend!r}: name another with --on") from error
+    findings = list(module.examine(job))
+    if args.json:
+        import json
+
+        print(json.dumps([{"what": one.what, "says": one.says, "ok": one.ok} for one in findings], indent=1))
+    else:
+        for one in findings:
+            print(f"{_MARKS[one.ok]:<6}{one.what:<11}{one.says}")
+    return int(ExitCode.CONFIG) if any(one.ok is False for one in findings) else 0

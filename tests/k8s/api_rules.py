@@ -1,0 +1,218 @@
+"""What the API server checks beyond its schema, for the objects that torchrelay makes: a list of complaints each.
+
+Written from the API reference and from what validation of batch/v1, core/v1, JobSet's webhook and TrainJob's rules say.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+LABEL_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
+LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
+LABEL_VALUE = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]\Z|\Z")
+QUALIFIED_NAME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
+QUANTITY = re.compile(r"\d+(\.\d+)?(m|[KMGTPE]i|[kMGTPE])?\Z")
+ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*\Z")
+FACTORS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12} | {
+    f"{letter}i": 1024.0 ** (index + 1) for index, letter in enumerate("KMGTPE")
+}
+ACTIONS = {"FailJob", "FailIndex", "Ignore", "Count"}
+
+
+def complaints(made: dict[str, Any]) -> list[str]:
+    """All that an API server would refuse."""
+    checks = {"Job": _job, "Service": _service, "JobSet": _jobset, "TrainJob": _trainjob}
+    return [*_metadata(made["metadata"]), *checks[made["kind"]](made)]
+
+
+def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
+    for key, value in metadata.get("labels", {}).items():
+        if (
+            not QUALIFIED_NAME.match(key)
+            or not isinstance(value, str)
+            or len(value) > 63
+            or not LABEL_VALUE.match(value)
+        ):
+            yield f"label {key}: {value!r}"
+    for key, value in metadata.get("annotations", {}).items():
+        if not QUALIFIED_NAME.match(key) or not isinstance(value, str):
+            yield f"annotation {key}: {value!r}"
+
+
+def _service(made: dict[str, Any]) -> Iterator[str]:
+    name = made["metadata"]["name"]
+    if len(name) > 63 or not LABEL_1035.match(name):
+        yield f"service name {name!r} is no RFC 1035 label"
+    ports = made["spec"]["ports"]
+    if len(ports) > 1 and not all(port.get("name") for port in ports):
+        yield "several ports need names"
+    if not made["spec"].get("selector"):
+        yield "no selector, so no endpoints"
+
+
+def _job(made: dict[str, Any]) -> Iterator[str]:
+    yield from _job_spec(made["metadata"]["name"], made["spec"])
+    if made["spec"]["template"]["spec"].get("subdomain") != made["metadata"]["name"]:
+        yield "subdomain is not the Service's name, so pods have no names"
+
+
+def _job_spec(name: str, spec: dict[str, Any]) -> Iterator[str]:  # noqa: PLR0912 - one branch a rule
+    completions, parallelism = spec.get("completions"), spec.get("parallelism", 1)
+    if spec.get("completionMode") == "Indexed":
+        if completions is None:
+            yield "completions is required when completionMode is Indexed"
+        if parallelism > 100_000:
+            yield "parallelism of an Indexed Job is at most 10^5"
+        longest = f"{name}-{(completions or 1) - 1}"
+        if len(longest) > 63 or not LABEL_1123.match(longest):
+            yield f"the host name {longest!r} of the last pod is no DNS label"
+        if len(f"{longest}-abcde") > 63:
+            yield f"the name of the last pod is cut: {longest}"
+    policy = spec["template"]["spec"].get("restartPolicy")
+    if policy not in ("Never", "OnFailure"):
+        yield f"restartPolicy {policy}"
+    if "podFailurePolicy" in spec:
+        if policy != "Never":
+            yield "podFailurePolicy needs restartPolicy Never"
+        if spec.get("podReplacementPolicy", "Failed") != "Failed":
+            yield "podReplacementPolicy must be Failed with podFailurePolicy"
+        yield from _failure_policy(spec["podFailurePolicy"], spec["template"]["spec"])
+    for field in ("backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"):
+        if field in spec and (not isinstance(spec[field], int) or spec[field] < 0):
+            yield f"{field} is {spec[field]!r}"
+    if spec.get("activeDeadlineSeconds") == 0:
+        yield "activeDeadlineSeconds is not positive"
+    if "selector" in spec:
+        yield "the selector is the server's to make"
+    yield from _metadata(spec["template"].get("metadata", {}))
+    yield from _pod(spec["template"]["spec"])
+
+
+def _failure_policy(policy: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
+    rules = policy["rules"]
+    if len(rules) > 20:
+        yield "more than 20 rules"
+    names = {one["name"] for one in pod["containers"] + pod.get("initContainers", [])}
+    for rule in rules:
+        if rule["action"] not in ACTIONS or rule["action"] == "FailIndex":
+            yield f"action {rule['action']} (FailIndex needs backoffLimitPerIndex)"
+        if ("onExitCodes" in rule) == ("onPodConditions" in rule):
+            yield "a rule has exactly one of onExitCodes and onPodConditions"
+        codes = rule.get("onExitCodes", {"values": [1], "operator": "In"})
+        values = codes["values"]
+        if values != sorted(set(values)) or not 1 <= len(values) <= 255:
+            yield f"exit codes must be ordered and differ: {values}"
+        if codes["operator"] == "In" and 0 in values:
+            yield "0 cannot be in a rule with In"
+        if codes.get("containerName", pod["containers"][0]["name"]) not in names:
+            yield f"no container {codes['containerName']}"
+        for condition in rule.get("onPodConditions", []):
+            if condition.get("status") not in ("True", "False", "Unknown"):
+                yield f"status {condition.get('status')!r} of a condition must be text"
+
+
+def _pod(spec: dict[str, Any]) -> Iterator[str]:
+    names = [one["name"] for one in spec.get("volumes", [])]
+    if len(names) != len(set(names)):
+        yield f"two volumes of one name: {names}"
+    for volume in spec.get("volumes", []):
+        if len(volume) != 2 or len(volume["name"]) > 63 or not LABEL_1123.match(volume["name"]):
+            yield f"volume {volume}: a name and exactly one source"
+    if spec.get("hostNetwork") and spec.get("dnsPolicy") != "ClusterFirstWithHostNet":
+        yield "with the host's network, the Service's names resolve only with ClusterFirstWithHostNet"
+    for container in spec["containers"]:
+        yield from _container(container, set(names))
+    context = spec.get("securityContext", {})
+    if context.get("runAsNonRoot") and context.get("runAsUser") == 0:
+        yield "runAsNonRoot as user 0"
+    for toleration in spec.get("tolerations", []):
+        if toleration.get("operator") == "Exists" and toleration.get("value"):
+            yield "a toleration with Exists has no value"
+    for one in spec.get("topologySpreadConstraints", []):
+        if one.get("maxSkew", 0) < 1 or one.get("whenUnsatisfiable") not in ("DoNotSchedule", "ScheduleAnyway"):
+            yield f"topologySpreadConstraints: {one}"
+
+
+def _container(container: dict[str, Any], volumes: set[str]) -> Iterator[str]:
+    if not container.get("image"):
+        yield "no image"
+    variables = [one["name"] for one in container.get("env", [])]
+    if len(variables) != len(set(variables)):
+        yield f"a variable is set twice: {variables}"
+    for one in container.get("env", []):
+        if not ENV_NAME.match(one["name"]) or ("value" in one) == ("valueFrom" in one):
+            yield f"variable {one}"
+        if "value" in one and not isinstance(one["value"], str):
+            yield f"the value of {one['name']} is no text"
+    paths = [one["mountPath"] for one in container.get("volumeMounts", [])]
+    if len(paths) != len(set(paths)):
+        yield f"mounted twice: {paths}"
+    for mount in container.get("volumeMounts", []):
+        if mount["name"] not in volumes or ":" in mount["mountPath"]:
+            yield f"mount {mount}"
+    yield from resource_complaints(container.get("resources", {}))
+
+
+def resource_complaints(resources: dict[str, Any]) -> Iterator[str]:
+    requests, limits = resources.get("requests", {}), resources.get("limits", {})
+    for name, value in [*requests.items(), *limits.items()]:
+        if not isinstance(value, str) or not QUANTITY.match(value):
+            yield f"{name}: {value!r} is no quantity in text"
+            return
+    for name, value in limits.items():
+        if name in requests and amount(requests[name]) > amount(value):
+            yield f"{name}: the request is above the limit"
+    for name in requests:
+        extended = "/" in name
+        if extended and (limits.get(name) != requests[name] or not requests[name].isdigit()):
+            yield f"{name}: an extended resource is whole, and its limit is its request"
+
+
+def amount(quantity: str) -> float:
+    match = re.match(r"([\d.]+)(.*)", quantity)
+    assert match
+    return float(match[1]) * FACTORS[match[2]]
+
+
+def _jobset(made: dict[str, Any]) -> Iterator[str]:
+    name = made["metadata"]["name"]
+    known = {
+        "PodFailurePolicy",
+        "BackoffLimitExceeded",
+        "DeadlineExceeded",
+        "FailedIndexes",
+        "MaxFailedIndexesExceeded",
+    }
+    for replicated in made["spec"]["replicatedJobs"]:
+        job = f"{name}-{replicated['name']}-{replicated['replicas'] - 1}"
+        if len(job) > 63 or not LABEL_1035.match(job):
+            yield f"the name {job!r} of a Job is no RFC 1035 label"
+        yield from _job_spec(job, replicated["template"]["spec"])
+    for rule in made["spec"]["failurePolicy"]["rules"]:
+        if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"]):
+            yield f"rule name {rule['name']!r}"
+        if rule["action"] not in ("FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"):
+            yield f"action {rule['action']}"
+        if not set(rule["onJobFailureReasons"]) <= known:
+            yield f"reasons {rule['onJobFailureReasons']}"
+
+
+def _trainjob(made: dict[str, Any]) -> Iterator[str]:
+    name = made["metadata"]["name"]
+    if len(name) > 63 or not LABEL_1035.match(name):
+        yield f"name {name!r} is no RFC 1035 label"
+    trainer = made["spec"]["trainer"]
+    yield from resource_complaints(trainer.get("resourcesPerNode", {}))
+    patchable = {"serviceAccountName", "volumes", "initContainers", "containers", "imagePullSecrets", "securityContext"}
+    patchable |= {"nodeSelector", "affinity", "tolerations", "schedulingGates"}
+    for patch in made["spec"].get("runtimePatches", []):
+        (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+        override = replicated["template"]["spec"]["template"]
+        if not patch.get("manager") or not set(override["spec"]) <= patchable:
+            yield f"runtime patch {sorted(override['spec'])}"
+        volumes = {one["name"] for one in override["spec"].get("volumes", [])}
+        for container in override["spec"].get("containers", []):
+            if "env" in container and container["name"] == "node":
+                yield "variables of the container `node` are set by `trainer` alone"
+            if any(one["name"] not in volumes for one in container.get("volumeMounts", [])):
+                yield "a mount has no volume"

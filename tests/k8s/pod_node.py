@@ -1,0 +1,246 @@
+"""A node and a Job controller in little: pods as local processes, each with a network, host name and pids of its own.
+
+What is real: the command line, the environment, signals and grace, exit codes, names that resolve to addresses that
+change, and the rules of podFailurePolicy, which are read from the Job. What is not: images, cgroups, the scheduler.
+"""
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from api_server import Cluster
+
+SUBNET = "10.213.7"
+BACK_OFF_S = 0.5  # 10 s and more in a cluster
+ENTER = 'hostname "$1"; shift; exec "$@"'
+_addresses = itertools.count(10)
+
+
+@dataclass
+class PodProcess:
+    """One pod."""
+
+    name: str
+    index: int
+    address: str
+    network: str
+    process: "subprocess.Popen[bytes]"
+    disrupted: str = ""  # reason of DisruptionTarget
+    kill_at: float | None = None
+
+    @property
+    def main_pid(self) -> int | None:
+        """The container's process 1, which stands below those that made its namespaces."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pid = self.process.pid
+            return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        return None
+
+
+@dataclass
+class JobRunner:
+    """Runs one Job from the cluster until it is complete, failed or deleted."""
+
+    cluster: Cluster
+    name: str
+    folder: Path  # for logs
+    cwd: Path
+    pods: dict[int, PodProcess] = field(default_factory=dict)
+    ended: list[tuple[str, int]] = field(default_factory=list)  # (pod, exit code)
+    failures: int = 0
+    _again_at: dict[int, float] = field(default_factory=dict)
+    _done: set[int] = field(default_factory=set)
+    _networks: list[str] = field(default_factory=list)
+    _thread: threading.Thread | None = None
+    _closing: bool = False
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def start(self) -> None:
+        self.hub = f"trhub{os.getpid()}x{next(_addresses)}"
+        _ip("netns", "add", self.hub)
+        _ip("-n", self.hub, "link", "add", "br0", "type", "bridge")
+        _ip("-n", self.hub, "link", "set", "br0", "up")
+        self._thread = threading.Thread(target=self._control, daemon=True)
+        self._thread.start()
+
+    def evict(self, index: int, reason: str = "EvictionByEvictionAPI") -> PodProcess:
+        """What the eviction API does: SIGTERM, and SIGKILL after the grace."""
+        with self._lock:
+            pod = self.pods[index]
+            pod.disrupted = reason
+            self._terminate(pod)
+        return pod
+
+    def lose(self, index: int) -> PodProcess:
+        """What a node does that loses its power."""
+        with self._lock:
+            pod = self.pods[index]
+            pod.disrupted = "DeletionByPodGC"
+            pod.process.kill()
+        return pod
+
+    def close(self) -> None:
+        self._closing = True
+        if self._thread is not None:
+            self._thread.join(30)
+        for pod in self.pods.values():
+            pod.process.kill()
+            pod.process.wait()
+        for network in [*self._networks, self.hub]:
+            subprocess.run(["ip", "netns", "del", network], check=False, capture_output=True)
+            with contextlib.suppress(OSError):
+                Path(f"/etc/netns/{network}/hosts").unlink()
+                Path(f"/etc/netns/{network}").rmdir()
+
+    def job(self) -> dict[str, Any] | None:
+        with self.cluster.lock:
+            return self.cluster.get("jobs", self.name)
+
+    def _control(self) -> None:
+        while not self._closing:
+            with self._lock:
+                job = self.job()
+                if job is None or job.get("status", {}).get("conditions"):
+                    for pod in self.pods.values():
+                        self._terminate(pod)
+                    self._collect(None)
+                else:
+                    self._collect(job)
+                    self._fill(job)
+            time.sleep(0.05)
+
+    def _fill(self, job: dict[str, Any]) -> None:
+        spec = job["spec"]
+        wanted = min(spec["completions"], spec["parallelism"])
+        if len(self._done) >= spec["completions"]:
+            self._finish(job, "Complete", "all pods completed")
+            return
+        for index in range(wanted):
+            if index not in self.pods and index not in self._done and self._again_at.get(index, 0) < time.monotonic():
+                self.pods[index] = self._start(job, index)
+                self._write_hosts()
+        for index in [index for index in self.pods if index >= wanted]:
+            self._terminate(self.pods[index])
+
+    def _collect(self, job: dict[str, Any] | None) -> None:
+        for index, pod in list(self.pods.items()):
+            code = pod.process.poll()
+            if code is None:
+                if pod.kill_at is not None and time.monotonic() > pod.kill_at:
+                    pod.process.kill()
+                continue
+            code = code if code >= 0 else 128 - code
+            del self.pods[index]
+            self.ended.append((pod.name, code))
+            self._again_at[index] = time.monotonic() + BACK_OFF_S
+            if job is not None:
+                self._judge(job, pod, code)
+
+    def _judge(self, job: dict[str, Any], pod: PodProcess, code: int) -> None:
+        """As the Job controller does: the first rule that fits, or else the failure counts."""
+        if code == 0:
+            self._done.add(pod.index)
+            return
+        for rule in job["spec"]["podFailurePolicy"]["rules"]:
+            by_code = code in rule.get("onExitCodes", {}).get("values", [])
+            by_condition = bool(pod.disrupted) and "onPodConditions" in rule
+            if by_code or by_condition:
+                if rule["action"] == "FailJob":
+                    self._finish(job, "Failed", f"pod {pod.name} failed with exit code {code} matching FailJob rule")
+                return
+        if pod.index >= job["spec"]["completions"]:
+            return
+        self.failures += 1
+        if self.failures > job["spec"]["backoffLimit"]:
+            self._finish(job, "Failed", "Job has reached the specified backoff limit")
+
+    def _finish(self, job: dict[str, Any], kind: str, message: str) -> None:
+        with self.cluster.lock:
+            condition = {"type": kind, "status": "True", "message": message}
+            self.cluster.put("jobs", job | {"status": {"conditions": [condition]}})
+
+    def _start(self, job: dict[str, Any], index: int) -> PodProcess:
+        number = next(_addresses)
+        address, network = f"{SUBNET}.{number}", f"trpod{os.getpid()}x{number}"
+        name = f"{self.name}-{index}-{number:05d}"
+        self._networks.append(network)
+        self._connect(network, address, number)
+        self._write_hosts_of(network, {f"{self.name}-{index}": address})
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        argv = ["ip", "netns", "exec", network, "unshare", "--pid", "--uts", "--fork", "--kill-child=SIGKILL"]
+        argv += ["--mount-proc", "sh", "-c", ENTER, "sh", f"{self.name}-{index}", *container["command"]]
+        with (self.folder / f"{name}.log").open("wb") as log:
+            environment = self._environment(container, {"metadata.name": name, "status.podIP": address}, index)
+            process = subprocess.Popen(argv, cwd=self.cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        pod = PodProcess(name, index, address, network, process)
+        labels = job["spec"]["template"]["metadata"]["labels"]
+        with self.cluster.lock:
+            self.cluster.put("pods", {"metadata": {"name": name, "labels": labels}, "status": {"phase": "Running"}})
+        return pod
+
+    def _environment(self, container: dict[str, Any], fields: dict[str, str], index: int) -> dict[str, str]:
+        environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        environment |= {"JOB_COMPLETION_INDEX": str(index), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["TORCHRELAY_TERMINATION_LOG"] = str(self.folder / f"{fields['metadata.name']}.message")
+        for one in container["env"]:
+            if "value" in one:
+                environment[one["name"]] = one["value"].replace("$$(", "$(")
+            elif "fieldRef" in one["valueFrom"]:
+                environment[one["name"]] = fields.get(one["valueFrom"]["fieldRef"]["fieldPath"], "node")
+        return environment
+
+    def _connect(self, network: str, address: str, number: int) -> None:
+        """A network of its own, with one cable to the hub."""
+        cable = f"v{number}"
+        _ip("netns", "add", network)
+        _ip("-n", self.hub, "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", network)
+        _ip("-n", self.hub, "link", "set", cable, "master", "br0", "up")
+        _ip("-n", network, "addr", "add", f"{address}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            _ip("-n", network, "link", "set", device, "up")
+
+    def _write_hosts(self) -> None:
+        """The headless Service: names of all pods that are there, whether ready or not."""
+        for pod in self.pods.values():
+            names = {f"{self.name}-{one.index}.{self.name}": one.address for one in self.pods.values()}
+            names[f"{self.name}-{pod.index}"] = pod.address
+            self._write_hosts_of(pod.network, names)
+
+    def _write_hosts_of(self, network: str, names: dict[str, str]) -> None:
+        path = Path(f"/etc/netns/{network}/hosts")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in names.items())]
+        path.write_text("\n".join(lines) + "\n")  # the same file, which running pods have mounted
+
+    def _terminate(self, pod: PodProcess) -> None:
+        if pod.kill_at is not None:
+            return
+        job = self.job()
+        grace = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] if job else 30
+        pod.kill_at = time.monotonic() + grace
+        pid = pod.main_pid
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+
+def available() -> bool:
+    """Whether this machine lets the tests make networks."""
+    if os.geteuid() != 0 or sys.platform != "linux":
+        return False
+    try:
+        return subprocess.run(["unshare", "--net", "ip", "link"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)

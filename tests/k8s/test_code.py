@@ -1,0 +1,72 @@
+"""The code snapshot: what is in it, and that a hostile one stays within its folder."""
+
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from torchrelay.contract.errors import ConfigError, StorageError
+from torchrelay.contract.storage import open_storage
+from torchrelay_launch.backends.kubernetes import code
+
+
+def names(data: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return archive.getnames()
+
+
+def test_a_git_tree_as_git_sees_it(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / ".gitignore").write_text("data\n")
+    (tmp_path / "data").write_text("large")
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "new file.py").write_text("")
+    assert names(code.packed(tmp_path)) == [".gitignore", "pkg/new file.py"]
+
+
+def test_a_plain_folder_without_caches(tmp_path: Path) -> None:
+    for name in ("train.py", "__pycache__/train.pyc", "runs/x/run.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert names(code.packed(tmp_path)) == ["train.py"]
+
+
+def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code, "LARGEST_BYTES", 2)
+    (tmp_path / "train.py").write_text("abc")
+    with pytest.raises(ConfigError, match=r"leave data out with \.gitignore"):
+        code.packed(tmp_path)
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "train.py").write_text("print(1)")
+    storage = open_storage(str(tmp_path / "run"))
+    code.store(storage, "code/x.tar.gz", work)
+    (work / "train.py").write_text("print(2)")
+    code.store(storage, "code/x.tar.gz", work)  # later attempts run what the first one ran
+    code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
+    assert (tmp_path / "pod" / "train.py").read_text() == "print(1)"
+
+
+def test_none_and_damaged(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="has no code snapshot"):
+        code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
+    storage.create("code/x.tar.gz", b"no archive")
+    with pytest.raises(StorageError, match="damaged"):
+        code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
+
+
+def test_paths_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("../evil"), io.BytesIO())
+    storage = open_storage(str(tmp_path / "run"))
+    storage.create("code/x.tar.gz", buffer.getvalue())
+    with pytest.raises(StorageError, match="damaged"):
+        code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
+    assert not (tmp_path / "evil").exists()

@@ -1,0 +1,300 @@
+"""The objects that a job becomes: golden manifests, the schemas of three Kubernetes versions, and the API's rules."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from api_rules import complaints
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.units import Duration, NodeCount, Size
+from torchrelay_launch.backends.base import RunRef
+from torchrelay_launch.backends.kubernetes import names, objects
+from torchrelay_launch.backends.kubernetes.submission import submission_of
+from torchrelay_launch.spec.models import JobSpec, Kubernetes, Resources, Restarts, Volume
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+VERSIONS = ("1.35", "1.36", "1.37")
+RUN = RunRef("job-20261121-101500-a1b2", "s3://bucket/runs/job-20261121-101500-a1b2", 1, "/home/ada/project")
+SMALL = JobSpec(name="small", script="train.py", kubernetes=Kubernetes(image="registry.example/train:1"))
+LARGE_OPTIONS = Kubernetes(
+    namespace="training",
+    image="registry.example/train@sha256:" + "0" * 64,
+    image_pull_policy="IfNotPresent",
+    image_pull_secrets=["registry"],
+    queue="team-a",
+    queue_priority="urgent",
+    devices={"rdma/hca": 2},
+    ephemeral_storage=Size(20 * 2**30),
+    shm_size=Size(8 * 2**30),
+    node_selector={"pool": "gpu"},
+    tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    affinity={
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"labelSelector": {"matchLabels": {"app": "noisy"}}, "topologyKey": "kubernetes.io/hostname"}
+            ]
+        }
+    },
+    topology_spread=[
+        {
+            "maxSkew": 1,
+            "topologyKey": "topology.kubernetes.io/zone",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "torchrelay"}},
+        }
+    ],
+    priority_class="high",
+    host_network=True,
+    service_account="trainer",
+    run_as_user=1000,
+    capabilities=["IPC_LOCK"],
+    volumes=[
+        Volume(name="data", mount="/data", claim="training-data", read_only=True),
+        Volume(name="data", mount="/extra", claim="training-data", sub_path="extra"),
+        Volume(name="nvme", mount="/scratch", host_path="/mnt/nvme"),
+        Volume(name="topology", mount="/etc/topology", config_map="nccl"),
+        Volume(name="certificates", mount="/etc/certificates", secret="ca"),
+        Volume(name="cache", mount="/cache", empty_dir=True),
+        Volume(name="nas", mount="/nas", source={"nfs": {"server": "nas", "path": "/training"}}),
+    ],
+    env_from=[{"secretRef": {"name": "s3"}}],
+    secret="credentials",
+    labels={"team": "vision"},
+    annotations={"example.com/owner": "ada"},
+    active_deadline=Duration(86400),
+    ttl=Duration(3600),
+    backoff_limit=5,
+    code="snapshot",
+)
+LARGE = JobSpec(
+    name="large",
+    module="pkg.train",
+    args=["--text", "$(HOME) stays"],
+    resources=Resources(NodeCount(16, 16), gpus_per_node=8, cpus_per_proc=12, memory=Size(2**40)),
+    restarts=Restarts(on_failure=2, grace=Duration(90.5)),
+    storage_options={"endpoint_url": "http://minio:9000"},
+    env={"NCCL_DEBUG": "INFO", "TEXT": "$(NOT_EXPANDED)"},
+    secrets=["AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"],
+    kubernetes=LARGE_OPTIONS,
+)
+
+
+def of_kind(job: JobSpec, kind: str) -> JobSpec:
+    return with_options(job, kind=kind)
+
+
+def with_options(job: JobSpec, **changes: Any) -> JobSpec:
+    return dataclasses.replace(job, kubernetes=dataclasses.replace(job.kubernetes, **changes))
+
+
+JOBS = {
+    "small": SMALL,
+    "large": LARGE,
+    "jobset": of_kind(LARGE, "jobset"),
+    "trainjob": of_kind(LARGE, "trainjob"),
+}
+
+
+def main_of(made: list[dict[str, Any]]) -> dict[str, Any]:
+    return made[-1]
+
+
+def pod_of(made: list[dict[str, Any]]) -> dict[str, Any]:
+    pod = main_of(made)["spec"]["template"]["spec"]
+    assert isinstance(pod, dict)
+    return pod
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_golden(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchrelay_launch.installed.torch_version", lambda: "2.14.1")
+    text = str(submission_of(JOBS[name], RUN))
+    path = GOLDEN / f"kubernetes-{name}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text(), f"UPDATE_GOLDEN=1 pytest {__file__} refreshes it"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", ["small", "large", "jobset"])
+def test_schema_of_kubernetes(name: str, version: str) -> None:
+    for made in yaml.safe_load_all((GOLDEN / f"kubernetes-{name}.yaml").read_text()):
+        kubernetes_validate.validate(_plain(made), version, strict=True)
+
+
+def _plain(made: dict[str, Any]) -> dict[str, Any]:
+    """The schemas hold no custom resources, but the Job inside a JobSet is a plain one."""
+    if made["kind"] != "JobSet":
+        return made
+    spec = made["spec"]["replicatedJobs"][0]["template"]["spec"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "inner"}, "spec": spec}
+
+
+def test_the_schemas_refuse_what_is_wrong() -> None:
+    made = main_of(objects.render(SMALL, RUN))
+    made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = "long"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(made, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_rules_of_the_api(name: str) -> None:
+    for made in objects.render(JOBS[name], RUN):
+        assert complaints(made) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("completions", None, "completions is required"),
+        ("podReplacementPolicy", "TerminatingOrFailed", "must be Failed"),
+        ("backoffLimit", "3", "backoffLimit"),
+    ],
+)
+def test_the_rules_can_fail(field: str, value: Any, says: str) -> None:
+    made = main_of(objects.render(SMALL, RUN))
+    made["spec"][field] = value
+    assert any(says in one for one in complaints(made))
+
+
+@given(
+    run_id=st.one_of(
+        st.text(min_size=1, max_size=120),
+        st.from_regex(r"\A[a-z0-9][a-z0-9-]{0,38}[a-z0-9]-20261121-101500-[0-9a-f]{4}\Z"),
+    ),
+    attempt=st.integers(1, 99999),
+    kind=st.sampled_from(["job", "jobset", "trainjob"]),
+    nodes=st.sampled_from([1, 10, 100_000]),
+)
+def test_names_and_labels_hold_for_any_run(run_id: str, attempt: int, kind: str, nodes: int) -> None:
+    job = dataclasses.replace(of_kind(SMALL, kind), resources=Resources(NodeCount(nodes, nodes)))
+    made = objects.render(job, RunRef(run_id, "s3://b/run", attempt, "/w"))
+    assert [one for each in made for one in complaints(each)] == []
+
+
+def test_long_names_stay_apart() -> None:
+    base = "a" * 40
+    ids = [f"{base}-20261121-101500-a1b2", f"{base}-20261121-101500-a1b3", f"{base}-x" * 3, f"{base}-y" * 3]
+    assert len({names.object_name(one, 1) for one in ids}) == len(ids)
+    assert names.object_name(ids[0], 1).endswith("-20261121-101500-a1b2-a1")
+
+
+def test_secrets_are_references_and_dollars_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-value")
+    text = str(submission_of(with_options(LARGE, secret=None, create_secret=True), RUN))
+    assert "very-secret-value" not in text
+    variables = {one["name"]: one for one in pod_of(list(yaml.safe_load_all(text)))["containers"][0]["env"]}
+    reference = variables["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]
+    assert reference == {"name": "job-20261121-101500-a1b2-a1-secrets", "key": "AWS_SECRET_ACCESS_KEY"}
+    assert variables["TEXT"]["value"] == "$$(NOT_EXPANDED)"
+    assert "Secret job-20261121-101500-a1b2-a1-secrets with AWS_SECRET_ACCESS_KEY, WANDB_API_KEY" in text
+
+
+def test_rendering_is_deterministic() -> None:
+    assert str(submission_of(LARGE, RUN)) == str(submission_of(LARGE, RUN))
+
+
+@pytest.mark.parametrize("url", ["/home/ada/runs/x", "file:///home/ada/runs/x"])
+def test_local_storage_needs_a_volume(url: str) -> None:
+    here = dataclasses.replace(RUN, url=url)
+    with pytest.raises(ConfigError, match=r"kubernetes\.volumes: .*mount: /home/ada/runs"):
+        objects.render(SMALL, here)
+    read_only = Volume(name="runs", mount="/home/ada", claim="runs", read_only=True)
+    with pytest.raises(ConfigError, match="which pods do not have"):
+        objects.render(with_options(SMALL, volumes=[read_only]), here)
+    objects.render(with_options(SMALL, volumes=[Volume(name="runs", mount="/home/ada/runs", claim="runs")]), here)
+
+
+def test_storage_in_memory_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lives in this process only"):
+        objects.render(SMALL, dataclasses.replace(RUN, url="memory://runs/x"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"image": None}, "build one from k8s/Dockerfile"),
+        ({"volumes": [Volume(name="a", mount="/a")]}, "'a' has no source"),
+        ({"volumes": [Volume(name="a", mount="/a", claim="x", empty_dir=True)]}, "more than one source"),
+        (
+            {"volumes": [Volume(name="a", mount="/a", claim="x"), Volume(name="a", mount="/b", claim="y")]},
+            "two different volumes 'a'",
+        ),
+        (
+            {"volumes": [Volume(name="a", mount="/a", claim="x"), Volume(name="b", mount="/a", claim="y")]},
+            "mounted twice: /a",
+        ),
+    ],
+)
+def test_mistakes(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        objects.render(with_options(SMALL, **changes), RUN)
+
+
+def test_secrets_need_a_place() -> None:
+    job = dataclasses.replace(SMALL, secrets=["TOKEN"])
+    with pytest.raises(ConfigError, match=r"kubernetes\.secret or .* kubernetes\.create_secret: true"):
+        objects.render(job, RUN)
+
+
+def test_elastic_needs_a_plain_job() -> None:
+    job = dataclasses.replace(of_kind(SMALL, "jobset"), resources=Resources(NodeCount(1, 4)))
+    with pytest.raises(ConfigError, match=r"needs kubernetes\.kind: job"):
+        objects.render(job, RUN)
+
+
+def test_what_a_runtime_decides_is_reported() -> None:
+    warnings = submission_of(of_kind(LARGE, "trainjob"), RUN).warnings
+    assert "kubernetes.shm_size: the runtime of a TrainJob decides it" in warnings
+    assert submission_of(LARGE, RUN).warnings == ()
+
+
+def test_patches_reach_one_element_of_a_list() -> None:
+    patch = {
+        "spec": {
+            "template": {
+                "spec": {
+                    "containers": [{"name": "train", "env": [{"name": "HOME", "value": "/home"}], "tty": True}],
+                    "volumes": [{"name": "tmp", "$patch": "delete"}],
+                    "automountServiceAccountToken": None,
+                }
+            }
+        }
+    }
+    job = with_options(SMALL, patch=[patch, {"kind": "Service", "metadata": {"annotations": {"a": "b"}}}])
+    service, _ = made = objects.render(job, RUN)
+    pod = pod_of(made)
+    (container,) = pod["containers"]
+    assert {"name": "HOME", "value": "/home"} in container["env"]
+    assert container["tty"] is True
+    assert container["image"] == "registry.example/train:1"
+    assert [one["name"] for one in pod["volumes"]] == ["shm"]
+    assert "automountServiceAccountToken" not in pod
+    assert service["metadata"]["annotations"]["a"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("patch", "says"),
+    [
+        ({"spec": {"template": {"spec": {"containers": [{"image": "x"}]}}}}, "has no `name`"),
+        ({"spec": {"template": {"spec": {"containers": ["x"]}}}}, "list of objects with the key `name`"),
+        ({"spec": {"$retainKeys": []}}, r"only `\$patch: replace`"),
+    ],
+)
+def test_patches_that_cannot_be(patch: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        objects.render(with_options(SMALL, patch=[patch]), RUN)
+
+
+def test_base_manifests_are_valid_as_they_are() -> None:
+    for name in ("job", "service"):
+        made = objects.base(name)
+        for version in VERSIONS:
+            kubernetes_validate.validate(made, version, strict=True)
