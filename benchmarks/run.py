@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from tools import ROOT, Row
 
-TRIALS = {"launcher": 20, "startup": 7, "step_time": 7, "restart": 20, "steps_overhead": 5}
+TRIALS = {"launcher": 20, "startup": 7, "step_time": 7, "restart": 20, "steps_overhead": 5, "checkpoints": 5}
 
 
 def main() -> None:

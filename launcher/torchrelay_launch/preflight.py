@@ -15,7 +15,7 @@ _DEVICES = Path("/dev")
 _MEMINFO = Path("/proc/meminfo")
 
 
-def check_local(job: JobSpec) -> list[str]:
+def check_local(job: JobSpec, storage_url: str = "") -> list[str]:
     """Warnings about running all of a job's nodes on this machine. Raises: ConfigError with all that can't work."""
     problems = [
         *_gpus(job.resources, job.process_group),
@@ -23,7 +23,7 @@ def check_local(job: JobSpec) -> list[str]:
         *_script(job.script),
         *_memory(job.resources),
         *_secrets(job.secrets),
-        *_storage(job.storage),
+        *_storage(storage_url or job.storage),
     ]
     if problems:
         raise ConfigError("this machine can't run the job:\n" + "\n".join(f"- {problem}" for problem in problems))

@@ -40,7 +40,7 @@ class Plan:
         if self.backend.name == "local":
             from torchrelay_launch.preflight import check_local
 
-            found += check_local(self.job)
+            found += check_local(self.job, self.storage_url)
         return found
 
 

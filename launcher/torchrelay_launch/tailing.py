@@ -19,6 +19,7 @@ class Tail:
     path: str
     offset: int = 0
     _rest: bytes = b""
+    _behind: bool = False
 
     def new_lines(self, *, final: bool = False) -> list[bytes]:
         """The lines that were finished since the last call; with `final`, also one without its end.
@@ -33,16 +34,16 @@ class Tail:
         return lines
 
     def behind(self) -> bool:
-        """Whether there is more to read."""
-        return (self.storage.size(self.path) or 0) > self.offset
+        """Whether the last call left more to read."""
+        return self._behind
 
     def _read(self) -> bytes:
-        if not self.behind():
-            return b""
-        with self.storage.open(self.path) as file:
-            file.seek(self.offset)
-            data = file.read(_MOST_AT_ONCE_BYTES)
+        try:
+            data = self.storage.read_from(self.path, self.offset, _MOST_AT_ONCE_BYTES)
+        except FileNotFoundError:
+            data = b""
         self.offset += len(data)
+        self._behind = len(data) == _MOST_AT_ONCE_BYTES
         return data
 
 

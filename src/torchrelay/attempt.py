@@ -4,19 +4,22 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchrelay import __version__
 from torchrelay.contract import environment, layout, records
-from torchrelay.contract.errors import ConfigError, SupersededError
+from torchrelay.contract.errors import ConfigError, StorageError, SupersededError
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.records import AttemptRecord, Heartbeat, RunRecord, SpecRecord
 from torchrelay.contract.settings import Json, from_json
 from torchrelay.contract.storage import Storage, open_storage
 from torchrelay.contract.training import Checkpoint, Train
 from torchrelay.contract.units import Duration, Interval
+
+_beating = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,25 @@ def superseded(own: Writer, newest: Writer) -> SupersededError:
 
 def beat(attempt: Attempt) -> None:
     """Replace the heartbeat, by which `status` sees that the run lives; a supervisor does this otherwise."""
-    record = Heartbeat(time.time(), os.getpid(), socket.gethostname(), *_identity(), restart=attempt.writer.restart)
+    every_s = Heartbeat.interval_on(attempt.storage)
+    who = (os.getpid(), socket.gethostname(), *_identity())
+    record = Heartbeat(time.time(), *who, restart=attempt.writer.restart, interval_s=every_s)
     attempt.storage.replace(layout.attempt_file(attempt.writer.attempt, "heartbeat"), records.dump(record))
+
+
+def beat_soon(attempt: Attempt) -> None:
+    """The same without waiting for it or failing: training must not stand still for a storage that is slow."""
+
+    def try_to() -> None:
+        if not _beating.acquire(blocking=False):
+            return  # the last one still tries
+        try:
+            with contextlib.suppress(StorageError):
+                beat(attempt)
+        finally:
+            _beating.release()
+
+    threading.Thread(target=try_to, name="torchrelay-heartbeat", daemon=True).start()
 
 
 def _identity() -> tuple[float, str]:

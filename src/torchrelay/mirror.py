@@ -43,7 +43,8 @@ class Mirror:
         self._sent: dict[str, _Sent] = {}
         self._lock = threading.Lock()
         self._failing = False
-        self._closing = threading.Event()
+        self._closing = False
+        self._due = threading.Event()
         self._thread = threading.Thread(target=self._run, name="torchrelay-mirror", daemon=True)
         self._thread.start()
 
@@ -59,15 +60,23 @@ class Mirror:
         """Send every file that has changed, now. Returns whether all could be sent."""
         return self._send_changed(hurry=True)
 
+    def sync_soon(self) -> None:
+        """Send what has changed without waiting for the next round, and without having the caller wait."""
+        self._due.set()
+
     def close(self) -> bool:
         """Stop, and send what has changed one last time. Returns whether all could be sent."""
-        self._closing.set()
+        self._closing = True
+        self._due.set()
         self._thread.join()
         return self.sync()
 
     def _run(self) -> None:
-        while not self._closing.wait(self.interval_s):
-            self._send_changed(hurry=False)
+        while not self._closing:
+            self._due.wait(self.interval_s)
+            self._due.clear()
+            if not self._closing:
+                self._send_changed(hurry=False)
 
     def _send_changed(self, *, hurry: bool) -> bool:
         with self._lock:

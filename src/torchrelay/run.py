@@ -7,7 +7,6 @@ with Run.attach() as run:
         run.log({"loss": loss})
 """
 
-import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -23,15 +22,17 @@ from torchrelay.checkpoint.manager import CheckpointManager
 from torchrelay.contract.errors import DivergedError, StorageError
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import Heartbeat
-from torchrelay.endings import Ending
+from torchrelay.endings import Ending, is_peer_lost
 from torchrelay.finite import FiniteCheck
 from torchrelay.observe.meter import Meter
+from torchrelay.pace import Pace
 from torchrelay.presence import Presence
-from torchrelay.saver import Saver, State, better
+from torchrelay.saver import Saver, Saving, State, better
 from torchrelay.stop import Agreement, Stopped
 from torchrelay.tracked import Tracked
 
 Metrics = Mapping[str, float | torch.Tensor]
+_LAST_CHANCE_S = 30.0  # for a save that is under way when a rank fails
 
 
 class Run:
@@ -61,14 +62,19 @@ class Run:
         manager = CheckpointManager(self.storage, self.writer, self.world, policy, about(self.spec))
         self._policy = policy
         self._saver = Saver(manager, policy)
-        self._saver.failed = self._save_failed
-        self._agreement = Agreement(self.world, present.signals, policy.every.seconds)
+        self._saver.saved, self._saver.failed = self._save_done, self._save_failed
+        self._pace = Pace(policy) if policy.every.auto else None
+        save_every_s = self._pace.interval_s if self._pace is not None else policy.every.seconds
+        self._agreement = Agreement(self.world, present.signals, save_every_s)
+        self._agreement.busy, self._agreement.broken = lambda: self._saver.busy, lambda: self._saver.broken
         self._presence, self._ending, self._observer = present, attached.ending, attached.observer
         self._untouched = rng.Untouched()
         self._tracked, self._finite, self._meter = Tracked(), FiniteCheck(), Meter(self.device)
         self._log_every = self.train.log_every if self.train is not None else log_every
         self._metrics: dict[str, float] = {}  # of the last evaluation
-        self._restored = self._in_step = self._left_early = self._finish = self._stopped = False
+        self._restored = self._in_step = self._left_early = self._finish = self._stopped = self._prepared = False
+        self._broken_off = False  # whether `should_stop` has said so
+        self._first_step = 0  # of this gang
         self._beaten = time.monotonic()
 
     @classmethod
@@ -101,6 +107,8 @@ class Run:
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._ending.step = self.step
         if error is not None and not isinstance(error, Stopped) and not _is_clean_exit(error):
+            if not is_peer_lost(error):  # what is lost with a peer cannot be committed any more
+                self._saver.settle(_LAST_CHANCE_S)
             self._ending.failed(error)
         try:
             self._end(save=error is None)
@@ -149,6 +157,7 @@ class Run:
         if self._observer is not None:
             self._observer.started(self.step, total, self.world_size, self.resumed_from)
         self._meter.restart(self.step)
+        self._first_step = self.step
         while not self._finish and (total is None or self.step < total):
             self._boundary()
             self._in_step = True
@@ -160,6 +169,8 @@ class Run:
             finally:
                 self._in_step = False
             self.step += 1
+        if self._broken_off:  # in the last step, which is not complete without what was broken off
+            self._stop()
         self._save_last()
 
     def finish(self) -> None:
@@ -173,15 +184,17 @@ class Run:
         """
         self._agreement.tick()
         self._progressed()
-        return bool(self._agreement.stop)
+        self._broken_off = self._broken_off or bool(self._agreement.stop)
+        return self._broken_off
 
     def save(self) -> None:
         """Save now, or within a step at its end. Raises: StorageError when outside a step.
 
         Collective: yes
         """
-        self._saver.ask()
-        if not self._in_step and self._saver.due(self.step, by_clock=False):
+        if self._in_step:
+            self._saver.ask()
+        else:
             self._save(must=True)
 
     @property
@@ -214,6 +227,8 @@ class Run:
         """
         self.evaluated_step = self._current_step()
         self._metrics = _resolved(metrics)
+        if not self._in_step:  # this step's checkpoint was saved without the evaluation, so it is not the last word
+            self._saver.saved_step = None
         if self._observer is not None:
             self._observer.evaluation(self.evaluated_step, self._metrics)
         keep = self._policy.keep_best
@@ -236,6 +251,7 @@ class Run:
     def _raise_if_bad(self, bad: tuple[float, int] | None) -> None:
         if bad is None:
             return
+        self._saver.settle(_LAST_CHANCE_S)
         newest = self._saver.newest
         rest = f"the newest good checkpoint is {newest}" if newest else "there is no checkpoint yet"
         raise DivergedError(
@@ -247,10 +263,18 @@ class Run:
         """Between two steps: agree, save if due, stop if told to."""
         self._agreement.tick()
         self._progressed()
+        if self._pace is not None:
+            self._pace.tick(time.monotonic(), saving=self._saver.busy)
+        self._saver.poll()
+        if self._agreement.save_broken:
+            self._saver.finish()
         if self._agreement.stop:
             self._stop()
         if self._saver.due(self.step, by_clock=self._agreement.save_due):
             self._save(must=False)
+        elif not self._prepared and self.step > self._first_step:  # before, an optimizer has no state
+            self._prepared = True
+            self._saver.prepare(self._state())
 
     def _stop(self) -> None:
         reason = signals.name_of(self._agreement.stop)
@@ -265,8 +289,7 @@ class Run:
         return 0 if self._presence.supervised else int(ExitCode.PREEMPTED)
 
     def _save_last(self) -> None:
-        if self._saver.saved_step != self.step:
-            self._save(must=True)
+        self._save(must=True)
         self._agreement.drain()
 
     def _save(self, *, must: bool) -> None:
@@ -275,12 +298,23 @@ class Run:
             self._observer.flush()  # what lies behind a checkpoint is never measured again
         self._presence.touch(float("inf"))
         began = time.monotonic()
-        saving = (self._saver.must_save if must else self._saver.try_save)(self._state())
+        waited_s = 0.0
+        if must:
+            self._saver.save_now(self._state())
+        else:
+            waited_s = self._saver.begin(self._state())
         self._agreement.saved()
         self._presence.touch(float("inf"))
-        self._meter.stall(time.monotonic() - began)
-        if saving is not None and self._observer is not None:
-            self._observer.saved(saving.step, saving.folder, saving.size_bytes, saving.seconds)
+        self._meter.stall(time.monotonic() - began, waited_s)
+        if self._pace is not None:
+            self._pace.skip()
+
+    def _save_done(self, saving: Saving) -> None:
+        if self._pace is not None:
+            self._pace.saved(saving)
+            self._agreement.save_every_s = self._pace.interval_s
+        if self._observer is not None:
+            self._observer.saved(saving)
 
     def _save_failed(self, step: int, error: StorageError) -> None:
         if self._observer is not None:
@@ -304,10 +338,9 @@ class Run:
             return
         assert self._observer is not None
         self._observer.events.flush()
-        if not self._presence.supervised and now - self._beaten > Heartbeat.INTERVAL_S:
+        if not self._presence.supervised and now - self._beaten > Heartbeat.interval_on(self.storage):
             self._beaten = now
-            with contextlib.suppress(StorageError):
-                attempts.beat(self.attempt)
+            attempts.beat_soon(self.attempt)
 
     def _end(self, *, save: bool) -> None:
         if self._stopped:

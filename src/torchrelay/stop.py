@@ -2,11 +2,13 @@
 
 Every rank calls `tick` at the same places. Every few ticks a tiny all-reduce of the maximum starts in the background on
 a side group, and its result is taken at the next such tick, so that nobody waits for it. The message is
-[number of the stop signal, save due by rank 0's clock, 1 + ticks until the next agreement as rank 0 wants it]. Since
-the interval is in the message too, all ranks agree on it, and on everything else, at the same tick.
+[number of the stop signal, save due by rank 0's clock, 1 + ticks until the next agreement as rank 0 wants it, whether
+a save in the background has ended the run]. Since the interval is in the message too, all ranks agree on it, and on
+everything else, at the same tick.
 """
 
 import time
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -24,16 +26,23 @@ class Stopped(SystemExit):
 
 
 class Agreement:
-    """What the ranks have agreed on. `stop` is the number of the stop signal, 0 before one; it stays once set."""
+    """What the ranks have agreed on. `stop` is the number of the stop signal, 0 before one; it stays once set.
+
+    `save_every_s` counts on rank 0, and may be changed there at any time. `busy` says whether a save is under way here:
+    until it is done, none is due by the clock. `broken` says whether one has failed in a way that ends the run.
+    """
 
     def __init__(self, world: World, signals: StopSignals, save_every_s: float | None) -> None:
         self.stop = 0
         self.save_due = False
+        self.save_broken = False
+        self.save_every_s = save_every_s
+        self.busy: Callable[[], bool] = lambda: False
+        self.broken: Callable[[], bool] = lambda: False
         self._world = world
         self._signals = signals
-        self._save_every_s = save_every_s
         self._last_save = time.monotonic()
-        self._message = torch.zeros(3, dtype=torch.int64)
+        self._message = torch.zeros(4, dtype=torch.int64)
         self._pending: dist.Work | None = None
         self._pending_is_stale = False  # its word on saving is from before a save
         self._interval = 1
@@ -49,6 +58,7 @@ class Agreement:
         if self._world.side_group is None:
             self.stop = self.stop or self._signals.received
             self.save_due = self.save_due or self._due()
+            self.save_broken = self.broken()
             return
         self._ticks_left -= 1
         if self._ticks_left == 0:
@@ -86,6 +96,7 @@ class Agreement:
         self._message[0] = self._signals.received
         self._message[1] = self._due() and not self.save_due
         self._message[2] = 1 + self._wanted_interval() if self._world.is_main else 0
+        self._message[3] = self.broken()
         self._pending_is_stale = False
         self._pending = dist.all_reduce(self._message, dist.ReduceOp.MAX, group=self._world.side_group, async_op=True)
 
@@ -93,9 +104,10 @@ class Agreement:
         assert self._pending is not None
         self._pending.wait()
         self._pending = None
-        stop, save, interval = self._message.tolist()
+        stop, save, interval, broken = self._message.tolist()
         self.stop = self.stop or stop
         self.save_due = self.save_due or (bool(save) and not self._pending_is_stale)
+        self.save_broken = self.save_broken or bool(broken)
         self._interval = interval - 1
 
     def _wanted_interval(self) -> int:
@@ -104,6 +116,6 @@ class Agreement:
         return max(1, min(_MOST_TICKS, int(_EVERY_S / max(self._tick_s, 1e-9))))
 
     def _due(self) -> bool:
-        if self._save_every_s is None or not self._world.is_main:
+        if self.save_every_s is None or not self._world.is_main:
             return False
-        return time.monotonic() - self._last_save >= self._save_every_s
+        return time.monotonic() - self._last_save >= self.save_every_s and not self.busy()

@@ -12,6 +12,7 @@ from torchrelay.contract.manifest import Committed
 from torchrelay.contract.retention import Candidate, superfluous
 from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.training import Checkpoint, KeepBest
+from torchrelay.contract.units import Interval
 
 
 def candidates(*losses: float) -> list[Candidate]:
@@ -41,6 +42,34 @@ def test_the_newest_are_never_superfluous(losses: list[float], keep_last: int) -
     gone = superfluous(found, keep_last, None)
     kept = [one.checkpoint for one in found if one.checkpoint not in gone]
     assert kept == [one.checkpoint for one in found[: max(1, keep_last)]]
+
+
+def dated(*made: tuple[int, float]) -> list[Candidate]:
+    """Checkpoints of these steps and times, given the oldest first."""
+    return [Candidate(Committed(f"c{step}", step, Writer(1)), {}, at) for step, at in made][::-1]
+
+
+@pytest.mark.parametrize(
+    ("every", "kept"),
+    [("100 steps", [110, 240, 320]), ("10s", [30, 240, 320]), ("200 steps or 1000s", [30, 240])],
+)
+def test_milestones_are_kept_for_ever(every: str, kept: list[int]) -> None:
+    found = dated((30, 0.0), (90, 5.0), (110, 9.0), (130, 9.5), (240, 12.0), (250, 13.0), (320, 25.0))
+    assert [one.checkpoint.step for one in retention.milestones(found, Interval.parse(every))] == kept
+    gone = superfluous(found, 1, None, Interval.parse(every))
+    assert sorted({one.checkpoint.step for one in found} - {one.step for one in gone}) == sorted({*kept, 320})
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.floats(0.0, 9.0)), min_size=1), st.integers(1, 30), st.integers(1, 3))
+def test_what_is_kept_as_a_milestone_stays_one(gaps: list[tuple[int, float]], steps: int, keep_last: int) -> None:
+    every, step, now, left, ever = Interval(steps, 20.0), 0, 0.0, list[Candidate](), set[int]()
+    for more_steps, more_s in gaps:
+        step, now = step + more_steps, now + more_s
+        left = [*dated((step, now)), *left]
+        gone = superfluous(left, keep_last, None, every)
+        left = [one for one in left if one.checkpoint not in gone]
+        ever |= {one.checkpoint.step for one in retention.milestones(left, every)}
+    assert ever <= {one.checkpoint.step for one in left}
 
 
 def test_only_older_writers_leftovers_are_swept(tmp_path: Path) -> None:

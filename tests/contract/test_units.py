@@ -28,6 +28,8 @@ def test_an_interval_is_steps_or_time_or_both() -> None:
     assert Interval.parse("200 steps") == Interval(200, None)
     assert Interval.parse("5m") == Interval(None, 300.0)
     assert Interval.parse("1 step or 90s") == Interval(1, 90.0)
+    assert Interval.parse("auto") == Interval(auto=True)
+    assert str(Interval(auto=True)) == "auto"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a user sees when something is wrong: one clear message, the right exit code, and nothing lost."""
 
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -143,7 +144,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 def test_a_disk_that_fills_is_reported_and_no_earlier_checkpoint_suffers(relay: Any) -> None:
     wide = sets("train.model.args.sizes=[64, 512, 512, 10]", "checkpoint.every=5 steps", "checkpoint.keep_last=1000")
-    with small_disk(relay.folder / "small", "20m") as disk:
+    with small_disk(relay.folder / "small", "13m") as disk:
         relay.storage = disk
         output = relay("run", "paced.yaml", *ONE_RANK, *wide, "--storage", str(disk), code=74)
         assert "No space left on device" in output
@@ -170,11 +171,11 @@ def test_a_script_gets_its_arguments_and_keeps_its_exit_code(relay: Any, kind: s
     relay.folder.joinpath("program.py").write_text(SCRIPT)
     name = "program.py" if kind == "script" else "program"
     relay.folder.joinpath("job.yaml").write_text(
-        f"name: job\n{kind}: {name}\nargs: ['3', \"it's $HOME\", 'two\\nlines']\n"
+        f"name: job\n{kind}: {name}\nargs: ['3', \"it's $HOME\", \"two\\nlines\"]\n"
         "env: {GREETING: 'a \"b\" $c'}\nresources: {procs_per_node: 2}\nrestarts: {on_failure: 0}\n"
     )
     relay("run", "job.yaml", code=3)
     for rank in range(2):
-        seen = relay.folder.joinpath(f"seen-{rank}").read_text()
-        assert seen == '[["3", "it\'s $HOME", "two\\nlines"], "2", "a \\"b\\" $c"]'
+        seen = json.loads(relay.folder.joinpath(f"seen-{rank}").read_text())
+        assert seen == [["3", "it's $HOME", "two\nlines"], "2", 'a "b" $c']
     assert os.listdir(relay.storage)

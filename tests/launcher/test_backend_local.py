@@ -35,6 +35,15 @@ def test_render_shows_every_nodes_supervisor_and_torchrun() -> None:
     assert submission.starts[1].env["TORCHRELAY_RUN"] == "/runs/t-1"
 
 
+def test_storage_options_reach_supervisors_and_ranks() -> None:
+    job = JobSpec(name="t", script="train.py", storage_options={"endpoint_url": "http://minio:9000"})
+    run = RunRef("t-1", "s3://bucket/t-1", 1, "/data")
+    submission = load_backend("local").render(job, run)
+    on_slurm = load_backend("slurm").render(job, run)
+    for command in (*submission.submits, *submission.starts, *on_slurm.starts):
+        assert command.env["TORCHRELAY_STORAGE_OPTIONS"] == '{"endpoint_url": "http://minio:9000"}'
+
+
 def test_fields_that_are_not_honoured_are_named() -> None:
     job = JobSpec(name="t", script="a.py", resources=Resources(memory=Size(1 << 30)))
     assert "resources.memory" in str(load_backend("local").render(job, RUN))

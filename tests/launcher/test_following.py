@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from torchrelay.contract import events, layout
+from torchrelay.contract import events, layout, object_reading
+from torchrelay.contract.errors import StorageError
 from torchrelay.contract.events import Event
 from torchrelay.contract.layout import Writer
-from torchrelay.contract.storage import LocalStorage
+from torchrelay.contract.storage import LocalStorage, Storage, open_storage
+from torchrelay_launch import following
 from torchrelay_launch.display.live import LiveLine, live_view
 from torchrelay_launch.display.text import clean
 from torchrelay_launch.following import Following
@@ -74,7 +77,7 @@ class Recorder:
         self.said.append(text)
 
 
-def follow(storage: LocalStorage, handle: FakeHandle, view: Recorder) -> int:
+def follow(storage: Storage, handle: FakeHandle, view: Recorder) -> int:
     with Interrupts() as interrupts:
         return Following(storage, 1, handle, interrupts, view).until_end()
 
@@ -122,6 +125,71 @@ def test_earlier_handlers_come_back() -> None:
     with Interrupts():
         assert signal.getsignal(signal.SIGINT) != before
     assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.fixture
+def afar() -> Storage:
+    return open_storage(f"memory://following-{os.urandom(4).hex()}")
+
+
+def test_everything_that_was_logged_is_shown_from_object_storage(
+    afar: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_from = type(afar).read_from
+    monkeypatch.setattr(type(afar), "read_from", lambda *args: time.sleep(0.05) or read_from(*args))
+    monkeypatch.setattr(following, "OBJECT_STORAGE_LOOK_S", 0.1)
+    afar.append(layout.node_log(1, 0), b"[node 0] one\n")
+    afar.flush()
+    more = [b"[node 0] two\n", b"[node 0] no line end"]
+
+    def go_on() -> None:
+        if view.lines and more:
+            afar.append(layout.node_log(1, 0), more.pop(0))
+            afar.flush()
+
+    view = Recorder(go_on)
+    assert follow(afar, FakeHandle(*[None] * 20, 0), view) == 0
+    assert view.lines == ["[node 0] one", "[node 0] two", "[node 0] no line end"]
+
+
+def test_a_signal_is_heard_while_object_storage_does_not_answer(afar: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(LogTail, "new_lines", lambda *_, **__: answers.wait(60) and [])
+    monkeypatch.setattr(following, "LAST_LOOK_S", 0.2)
+    sent: list[object] = []
+    view = Recorder(lambda: sent or sent.append(os.kill(os.getpid(), signal.SIGINT)))
+    began = time.monotonic()
+    assert follow(afar, FakeHandle(None), view) == 75
+    assert time.monotonic() - began < 20
+    answers.set()
+
+
+def test_object_storage_that_cannot_be_read_ends_nothing(afar: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> list[str]:
+        raise StorageError("the bucket is away")
+
+    monkeypatch.setattr(LogTail, "new_lines", fail)
+    view, handle = Recorder(), FakeHandle(None, None, 0)
+    assert follow(afar, handle, view) == 0
+    assert handle.asked == []
+    assert all("its logs cannot be read now: the bucket is away" in line for line in view.lines)
+    assert view.lines
+
+
+def test_polling_object_storage_reads_only_what_is_new(afar: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    afar.append("log", b"x" * 1000 + b"\n")
+    afar.flush()
+    tail, read = Tail(afar, "log"), []
+    assert len(tail.new_lines()) == 1
+    reading = object_reading.read_range
+    monkeypatch.setattr(
+        object_reading, "read_range", lambda c, f, start, end: read.append(end - start) or reading(c, f, start, end)
+    )
+    assert tail.new_lines() == []
+    afar.append("log", b"new\n")
+    afar.flush()
+    assert tail.new_lines() == [b"new"]
+    assert read == [0, 4]
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO])

@@ -82,3 +82,12 @@ def test_attempt_without_records_is_refused(tmp_path: Path) -> None:
 def test_missing_folder_is_the_users_to_fix(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         plan.check(JOB, str(tmp_path / "gone"))
+
+
+def test_what_the_storage_is_reached_with_stays_out_of_the_log(
+    planner: GangPlanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_KEY", "hunter22")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "0123456789abcdef0123456789abcdef")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "test")  # hiding it would hide words of the log
+    assert planner.work.secrets == ["hunter22", "0123456789abcdef0123456789abcdef"]

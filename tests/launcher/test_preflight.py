@@ -125,6 +125,9 @@ def test_secrets_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_storage_cannot_be_shared() -> None:
     assert "memory:// lives in one process" in refusal(replace(JOB, storage="memory://runs"))
+    with pytest.raises(ConfigError, match="memory:// lives in one process"):
+        check_local(JOB, "memory://runs")
+    assert check_local(replace(JOB, storage="memory://runs"), "s3://bucket/runs") == []
 
 
 def test_sections_of_other_backends_are_reported() -> None:

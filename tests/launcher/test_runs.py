@@ -14,6 +14,7 @@ from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import Outcome, RunState
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.records import Failure, Heartbeat, OutcomeRecord, StopRequest
+from torchrelay.contract.settings import Json
 from torchrelay.contract.storage import Storage
 from torchrelay_launch import processes, runs
 from torchrelay_launch.runs import status as status_module
@@ -158,6 +159,40 @@ def test_supervisor_on_another_machine_is_judged_by_its_heartbeats_age(run: Stor
     assert runs.run_status(run).state is RunState.RUNNING
     beat(run, host="elsewhere", age_s=31)
     assert runs.run_status(run).state is RunState.FAILED
+
+
+def test_heartbeats_on_object_storage_may_be_rarer() -> None:
+    run = runs.create_run(f"memory://runs-{os.urandom(4).hex()}", JOB)
+    claim(run)
+    interval_s = Heartbeat.interval_on(run)
+    assert interval_s > Heartbeat.INTERVAL_S
+    for age_s, state in ((31, RunState.RUNNING), (6 * interval_s + 1, RunState.FAILED)):
+        record = Heartbeat(time.time() - age_s, 1, "elsewhere", 0, "", interval_s=interval_s)
+        run.replace(layout.attempt_file(1, "heartbeat"), records.dump(record))
+        assert runs.run_status(run).state is state
+
+
+def test_runs_are_found_below_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = f"memory://runs-{os.urandom(4).hex()}"
+    made = [runs.create_run(root, JobSpec(name=name, script="a.py")) for name in ("digits", "letters")]
+    assert {one.url for one in runs.list_runs(root)} == {one.url for one in made}
+    assert runs.find_run(made[0].url).url == made[0].url
+    assert runs.find_run("let", root).url == made[1].url
+    monkeypatch.setenv("TORCHRELAY_STORAGE", root)
+    assert runs.find_run("digits").url == made[0].url
+    with pytest.raises(ConfigError, match="did you mean digits"):
+        runs.find_run("digitz-" + made[0].url.partition("digits-")[2])
+
+
+def test_the_spec_says_how_its_storage_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHRELAY_STORAGE_OPTIONS", '{"retry_s": 7}')
+
+    def retry_s(options: dict[str, Json]) -> float:
+        storage = runs.open_for(JobSpec(name="x", script="a.py", storage_options=options), "memory://runs")
+        return float(storage.connection.limits.retry_s)  # type: ignore[attr-defined]
+
+    assert retry_s({"retry_s": 9}) == 9
+    assert retry_s({}) == 7
 
 
 def test_attempt_that_never_started_is_failed_after_a_while(run: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,12 @@ WRONG = [
     (SCRIPT + "secrets: [A, A]\n", "secrets.1: `A` is listed twice"),
     (SCRIPT + "secrets: [A=b]\n", "secrets.0: expected only the name of a variable"),
     (SCRIPT + "secrets: [a-b]\n", "secrets.0: no name of an environment variable"),
+    (SCRIPT + "storage_options: {secret: abcdef}\n", "storage_options.secret: this looks like a secret"),
+    (SCRIPT + "storage_options: {key: 12345678}\n", "storage_options.key: this looks like a secret"),
+    (SCRIPT + "storage_options: {a: [{password: x}]}\n", "storage_options.a.0.password: this looks like a secret"),
+    (SCRIPT + "storage_options: {url: 'http://me:pass@host'}\n", "storage_options.url: this looks like a secret"),
+    (SCRIPT + "storage_options: {retry_s: 0}\n", "storage_options.retry_s: expected a number above 0, not 0"),
+    (SCRIPT + "storage_options: {parallel: 1.5}\n", "storage_options.parallel: expected a whole number above 0"),
 ]
 
 
@@ -84,6 +90,8 @@ def test_wrong(tmp_path: Path, text: str, said: str) -> None:
         SCRIPT + "resources: {gpus_per_node: 2, procs_per_node: 4}\nprocess_group: gloo\n",
         SCRIPT + "resources: {time_limit: 60s}\nrestarts: {grace: 30s, torchrun: 1}\n",
         SCRIPT + "checkpoint: {keep_best: {metric: mine}}\n",
+        SCRIPT + "storage_options: {endpoint_url: 'http://minio:9000', retry_s: 60, anon: false, token: cloud}\n",
+        SCRIPT + "storage_options: {}\n",
     ],
 )
 def test_right(tmp_path: Path, text: str) -> None:
@@ -156,3 +164,13 @@ def test_every_option_of_the_installed_torchrun_is_known() -> None:
 def test_rules_speak_up_beside_other_errors(tmp_path: Path) -> None:
     found = problems(tmp_path, "name: Bad Name\nresources: {nodes: x}\nprocess_group: nccl\nenv: {RANK: '1'}\n")
     assert len(found) == 5
+
+
+def test_a_secret_among_storage_options_is_shown_with_its_place_and_not_its_value(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(SCRIPT + "storage_options:\n  client_kwargs:\n    aws_secret_access_key: hunter2hunter2\n")
+    with pytest.raises(SpecErrors) as caught:
+        read_spec(str(path))
+    report = caught.value.report()
+    assert f"{path}:5:5" in report
+    assert "hunter2" not in report

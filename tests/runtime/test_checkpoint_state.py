@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrelay.checkpoint.dtypes import as_bytes, dtype_name, dtype_of, writable_bytes
+from torchrelay.checkpoint.dtypes import dtype_name, dtype_of, writable_bytes
+from torchrelay.checkpoint.staging import Staging
 from torchrelay.checkpoint.state import decode, encode, tensor_name
 from torchrelay.contract.errors import CheckpointError, ConfigError
 from torchrelay.contract.safetensors_file import DTYPES
@@ -201,13 +202,13 @@ def test_bytes_of_any_part_of_any_tensor(name: str, shape: list[int], data: st.D
     tensor = torch.empty(shape, dtype=dtype_of(name))
     writable_bytes(tensor)[:] = raw
     start, stop = sorted((data.draw(st.integers(0, count)), data.draw(st.integers(0, count))))
-    assert bytes(as_bytes(tensor, start, stop)) == raw[start * itemsize : stop * itemsize]
+    assert bytes(Staging().fill([(tensor, start, stop)])) == raw[start * itemsize : stop * itemsize]
 
 
 def test_bytes_of_tensors_that_do_not_lie_in_order() -> None:
     base = torch.arange(12.0).reshape(3, 4)
     for view in (base.T, base[:, 1:3], base[::2], base[1], base.expand(2, 3, 4), base[0, 0]):
-        assert bytes(as_bytes(view, 0, view.numel())) == view.contiguous().numpy().tobytes()
+        assert bytes(Staging().fill([(view, 0, view.numel())])) == view.contiguous().numpy().tobytes()
     conjugate = torch.tensor([1 + 2j, 3 - 4j]).conj()
-    assert bytes(as_bytes(conjugate, 0, 2)) == conjugate.resolve_conj().numpy().tobytes()
-    assert bytes(as_bytes(conjugate.imag, 0, 2)) == conjugate.imag.resolve_neg().numpy().tobytes()
+    assert bytes(Staging().fill([(conjugate, 0, 2)])) == conjugate.resolve_conj().numpy().tobytes()
+    assert bytes(Staging().fill([(conjugate.imag, 0, 2)])) == conjugate.imag.resolve_neg().numpy().tobytes()

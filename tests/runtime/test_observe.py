@@ -1,11 +1,18 @@
 """Events that outlast trouble with storage, and lines that read well."""
 
+import os
+import threading
+import time
+from pathlib import Path
+
 import pytest
 
+from torchrelay.attempt import Attempt
 from torchrelay.contract import events
 from torchrelay.contract.errors import StorageError
-from torchrelay.contract.storage import LocalStorage
-from torchrelay.observe import lines
+from torchrelay.contract.layout import Writer
+from torchrelay.contract.storage import LocalStorage, open_storage
+from torchrelay.observe import Observer, lines, observer
 from torchrelay.observe.curves import Curves
 from torchrelay.observe.event_log import EventLog
 
@@ -84,3 +91,50 @@ def test_storage_errors_are_the_only_ones_that_events_swallow(tmp_path, monkeypa
     monkeypatch.setattr(storage, "append", mistake)
     with pytest.raises(TypeError):
         log.flush()
+
+
+@pytest.fixture
+def afar():
+    return open_storage(f"memory://observe-{os.urandom(4).hex()}")
+
+
+def test_on_object_storage_the_end_leaves_events_and_curves_there(afar):
+    observing = Observer(Attempt(afar, Writer(1)))
+    observing.step(5, 10, {"loss": 0.5}, None)
+    local = Path(observing._folder.folder)
+    observing.close()
+    assert [event["step"] for event in events.read_all(afar)] == [5]
+    [name] = afar.list("tensorboard")
+    assert b"train/loss" in afar.read(f"tensorboard/{name}")
+    assert not local.exists()
+
+
+def test_curves_of_a_rank_that_is_killed_lie_where_the_supervisor_tidies_up(afar, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHRELAY_REPORTS", str(tmp_path / "start-000" / "reports"))
+    (tmp_path / "start-000" / "reports").mkdir(parents=True)
+    observing = Observer(Attempt(afar, Writer(1)))
+    assert Path(observing._folder.folder).parent == tmp_path / "start-000"
+    observing.close()
+
+
+def test_a_flush_sends_curves_before_their_time(afar):
+    observing = Observer(Attempt(afar, Writer(1)))
+    observing.step(5, 10, {"loss": 0.5}, None)
+    observing.flush()
+    deadline = time.monotonic() + 10  # the mirror's own round comes after 30 s
+    while not afar.list("tensorboard") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert afar.list("tensorboard")
+    observing.close()
+
+
+def test_a_storage_that_is_away_does_not_hold_up_the_end(afar, monkeypatch, caplog):
+    monkeypatch.setattr(observer, "_CLOSE_S", 0.2)
+    answers = threading.Event()
+    monkeypatch.setattr(type(afar), "flush", lambda _: answers.wait(60))
+    observing = Observer(Attempt(afar, Writer(1)))
+    began = time.monotonic()
+    observing.close()
+    assert time.monotonic() - began < 10
+    assert "the storage does not answer" in caplog.text
+    answers.set()

@@ -55,14 +55,15 @@ class Points:
 
 
 class StoppedInEvaluation(Classification):
-    """Sends SIGTERM in the second evaluation, once. STOP_FLAG names the file that says it was."""
+    """Sends SIGTERM in evaluation number STOP_AT, once. STOP_FLAG names the file that counts them."""
 
     def sums(self, model, batch):
         flag = Path(os.environ.get("STOP_FLAG", "/dev/null"))
         seen = flag.read_text() if flag.is_file() else ""
-        if not flag.is_char_device() and len(seen) < 2:
+        at = int(os.environ.get("STOP_AT", "0"))
+        if len(seen) < at:
             flag.write_text(seen + "x")
-            if len(seen) == 1:
+            if len(seen) == at - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
         return super().sums(model, batch)
 
@@ -226,8 +227,9 @@ def test_a_stop_in_the_middle_of_an_epoch_does_not_show(trainer_trial: Any, tmp_
     assert parted.digest() == whole.digest()
 
 
+@pytest.mark.parametrize("at", [2, 3], ids=["in the middle", "the last one"])
 def test_an_evaluation_that_a_stop_breaks_off_is_repeated_once(
-    trainer_trial: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainer_trial: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     changes: dict[str, Any] = {
         "task": "trainer_samples:StoppedInEvaluation",
@@ -240,9 +242,10 @@ def test_an_evaluation_that_a_stop_breaks_off_is_repeated_once(
     whole = trainer_trial("whole", **changes)
     assert whole.run() == 0
     monkeypatch.setenv("STOP_FLAG", str(tmp_path / "flag"))
+    monkeypatch.setenv("STOP_AT", str(at))
     parted = trainer_trial("parted", **changes)
     assert parted.run() == 75
-    assert [step for step, _ in parted.evaluations()] == [7]
+    assert [step for step, _ in parted.evaluations()] == [7, 14][: at - 1]
     assert parted.run() == 0
     assert parted.evaluations() == whole.evaluations()
     assert [step for step, _ in parted.evaluations()] == [7, 14, 21]

@@ -4,6 +4,7 @@
 """
 
 import os
+import random
 import time
 
 import pytest
@@ -40,8 +41,10 @@ def test_every_operation_survives_each_kind_of_fault(storage, proxy, kind):
 
 def test_a_mixture_of_all_faults(storage, proxy):
     proxy.rates = dict.fromkeys(KINDS, 0.07)
+    before = random.getstate()
     for turn in range(2):
         _do_everything(storage, f"turn-{turn}")
+    assert random.getstate() == before, "retries must not change what a training draws"
     assert len([kind for kind in KINDS if proxy.done[kind]]) >= 5
 
 

@@ -1,7 +1,11 @@
 """The Slurm cluster of the tests, one for the whole session, and the command line on it."""
 
+import contextlib
 import importlib.util
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +16,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from slurm_cluster import Cluster, ClusterError
+from slurm_cluster import Cluster, ClusterError  # noqa: E402 - after the path to it
 
 
 def _e2e() -> Any:
@@ -29,12 +33,11 @@ _harness = _e2e()
 
 
 class SlurmRelay(_harness.Relay):  # type: ignore[name-defined,misc]
-    """`torchrelay` in a folder, on the login node of the cluster."""
+    """`torchrelay` in a folder, on the login node of a cluster."""
 
-    def __init__(self, folder: Path, cluster: Cluster) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         super().__init__(folder)
-        self.cluster = cluster
-        self._environment |= {name: cluster.environment[name] for name in ("SLURM_CONF", "PATH")}
+        self._environment |= environment
 
     def submit(self, spec: str, *sets: str) -> None:
         """Submit a job of two nodes with one rank each, unless `sets` say otherwise."""
@@ -44,6 +47,10 @@ class SlurmRelay(_harness.Relay):  # type: ignore[name-defined,misc]
     def pretend(self, steps: int, *sets: str, every: int = 1_000_000) -> None:
         """Submit a job of two nodes whose supervisors only pretend, and count to `steps` in tenths of a second."""
         self("submit", *self._pretended(steps, every, sets))
+
+    def start_pretending(self, verb: str, steps: int, *sets: str) -> Any:
+        """Start `run` or another verb with such a job, and go on."""
+        return self.start(verb, *self._pretended(steps, 1_000_000, sets))
 
     def refused(self, code: int, *sets: str) -> str:
         """What submitting such a job says when it ends with this exit code. Fails if it does not."""
@@ -159,7 +166,7 @@ def make_slurm_relay(slurm: Cluster, tmp_path: Path) -> Callable[[str], SlurmRel
 
         folder = tmp_path / name
         shutil.copytree(_harness.PROGRAMS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-        return SlurmRelay(folder, slurm)
+        return SlurmRelay(folder, {name: slurm.environment[name] for name in ("SLURM_CONF", "PATH")})
 
     return make
 
@@ -168,3 +175,34 @@ def make_slurm_relay(slurm: Cluster, tmp_path: Path) -> Callable[[str], SlurmRel
 def slurm_relay(make_slurm_relay: Callable[[str], SlurmRelay]) -> SlurmRelay:
     """The command line in a folder whose name is hard to quote."""
     return make_slurm_relay('it\'s a "folder", 100 % $HOME')
+
+
+class FakeRelay(SlurmRelay):
+    """The command line with the fake's commands on its path. `fake`: the folder of the fake's state."""
+
+    def __init__(self, folder: Path, fake: Path) -> None:
+        self.fake = fake
+        commands = fake / "bin"
+        commands.mkdir(parents=True)
+        for name in ("sbatch", "squeue", "scontrol", "scancel", "sacct", "sinfo", "srun"):
+            (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable} "{HERE}/fake/slurm.py" {name} "$@"\n')
+            (commands / name).chmod(0o755)
+        super().__init__(folder, {"FAKE_SLURM": str(fake), "PATH": f"{commands}:{os.environ['PATH']}"})
+
+    def slurm(self, *argv: str) -> str:
+        """Run one of the fake's commands."""
+        return subprocess.run(
+            argv, env=self._environment, check=True, capture_output=True, text=True, timeout=30
+        ).stdout
+
+
+@pytest.fixture
+def fake_relay(tmp_path: Path) -> Iterator[FakeRelay]:
+    """The command line on the fake; what is left of its jobs is ended by pid."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    relay = FakeRelay(folder, tmp_path / "fake")
+    yield relay
+    for pid in relay.processes():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

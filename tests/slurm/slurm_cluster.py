@@ -81,7 +81,10 @@ PartitionName=lower Nodes=ALL MaxTime=60 DefaultTime=10 PriorityTier=1 PreemptMo
 PartitionName=urgent Nodes=ALL MaxTime=60 DefaultTime=10 PriorityTier=100 PreemptMode=OFF
 """
 
-NODE_CONF = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000 Gres=gpu:2 State=UNKNOWN"
+NODE_CONF = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000 Gres=gpu:2 "
+    "State=UNKNOWN"
+)
 
 SLURMDBD_CONF = """\
 AuthType=auth/munge

@@ -83,7 +83,7 @@ def test_a_lost_node_is_left_out_of_the_next_attempt(
     node = slurm_relay.record("slurm")["nodes"][index]
     lose(slurm, node)
     slurm_relay.wait_for_attempt(2)
-    assert slurm_relay.causes()[0] == "node failure"
+    assert slurm_relay.record("slurm-end", 1)["cause"] == "node failure"
     assert node not in slurm_relay.record("slurm")["nodes"]
     slurm_relay("cancel", slurm_relay.run().name)
 
@@ -159,3 +159,12 @@ def test_two_runs_at_once_on_the_same_nodes(slurm: Cluster, make_slurm_relay: An
     for relay in (first, second):
         relay.wait_for_end()
         all_steps(relay, 40)
+
+
+def test_a_node_that_does_not_come_is_named_in_time(slurm_relay: Any) -> None:
+    """Real supervisors: the second node's is held back for longer than slurm.join."""
+    (slurm_relay.folder / "nothing.py").touch()
+    (slurm_relay.folder / "late.yaml").write_text("name: late\nscript: nothing.py\n")
+    slurm_relay.submit("late.yaml", "slurm.join=3s", 'slurm.setup=["test $SLURM_NODEID = 0 || sleep 20"]')
+    status = slurm_relay.wait_for_end("failed")
+    assert "node 1 of 2 did not come within 3 s" in status["error"]

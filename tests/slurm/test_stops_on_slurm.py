@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_requeued_preempted_and_off_a_node_that_went_down(slurm: Cluster, slurm_
 
 
 def test_the_digits_train_on_two_nodes_with_two_ranks_each(slurm_relay: Any) -> None:
-    jobs = os.path.relpath(os.path.join(os.path.dirname(__file__), "../../jobs"), slurm_relay.folder)
-    slurm_relay.submit(f"{jobs}/digits.yaml", "resources.procs_per_node=2", "train.epochs=2")
+    job = Path(__file__).parents[2] / "jobs" / "digits.yaml"
+    slurm_relay.submit(str(job), "resources.procs_per_node=2", "train.epochs=2")
     slurm_relay.wait_for_end()
     assert {event["world_size"] for event in slurm_relay.events("started")} == {4}

@@ -1,7 +1,6 @@
 """What arrives on the nodes, and what does not get that far."""
 
 import json
-import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,10 @@ def test_values_arrive_unharmed_and_secrets_stay_secret(slurm: Cluster, slurm_re
     slurm_relay.wait_for_step(1)
     record = slurm.output("scontrol", "show", "job", slurm_relay.job_id())
     script = slurm.output("scontrol", "write", "batch_script", slurm_relay.job_id(), "-")
+    (environment_file,) = slurm_relay.run().glob("slurm/*.env")
+    assert stat.S_IMODE(environment_file.stat().st_mode) == 0o600
     slurm_relay.wait_for_end()
+    slurm_relay.wait_until("the environment is forgotten", lambda: not environment_file.exists())
     for node in (0, 1):
         arrived = json.loads((notes / f"a1-n{node}.json").read_text())
         environment = arrived["environment"]
@@ -51,8 +53,6 @@ def test_values_arrive_unharmed_and_secrets_stay_secret(slurm: Cluster, slurm_re
     assert f"Comment={comment}" in record
     for text in (record, script, everything_readable(slurm_relay.run())):
         assert SECRET not in text
-    (environment_file,) = slurm_relay.run().glob("slurm/*.env")
-    assert stat.S_IMODE(environment_file.stat().st_mode) == 0o600
 
 
 def test_what_is_submitted_is_what_render_shows(slurm: Cluster, slurm_relay: Any) -> None:
@@ -69,7 +69,7 @@ def test_what_is_submitted_is_what_render_shows(slurm: Cluster, slurm_relay: Any
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
-        (["slurm.partition=mian"], "there is no partition 'mian' here; did you mean `main`?"),
+        (["slurm.partition=mainn"], "there is no partition 'mainn' here; did you mean `main`?"),
         (["slurm.partition=short", "resources.time_limit=10m"], "partition short allows at most 00:01:00"),
         (["slurm.extra={constraint: quantum}"], "slurm.constraint: no node has these features"),
         (["slurm.extra={frobnicate: 1}"], "slurm.extra: sbatch does not know one of these options"),
@@ -77,7 +77,7 @@ def test_what_is_submitted_is_what_render_shows(slurm: Cluster, slurm_relay: Any
         (["resources.memory=900GiB"], "no set of nodes there can ever hold this job"),
         (["slurm.gres=gpu:99"], "no"),
         (["slurm.extra={nodes: 4}"], "resources.nodes"),
-        (["slurm.partiton=main"], "did you mean `partition`?"),
+        (["slurm.partitio=main"], "did you mean `partition`?"),
         (["secrets=[NOT_SET_ANYWHERE]"], "NOT_SET_ANYWHERE"),
     ],
 )
@@ -96,14 +96,14 @@ def test_no_slurmctld(slurm: Cluster, slurm_relay: Any) -> None:
 
 
 def test_no_munge(slurm: Cluster, slurm_relay: Any) -> None:
-    os.rename(slurm.folder / "munge.socket", slurm.folder / "munge.away")
+    (slurm.folder / "munge.socket").rename(slurm.folder / "munge.away")
     try:
         output = slurm_relay.refused(74)
     finally:
-        os.rename(slurm.folder / "munge.away", slurm.folder / "munge.socket")
+        (slurm.folder / "munge.away").rename(slurm.folder / "munge.socket")
     assert "munge does not work on this machine" in output
 
 
 def test_a_machine_without_slurm(slurm_relay: Any) -> None:
     slurm_relay._environment["PATH"] = "/nowhere"
-    assert "no `sbatch` on this machine" in slurm_relay.refused(78)
+    assert "so it cannot reach Slurm" in slurm_relay.refused(78)

@@ -6,18 +6,20 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
-from typing import IO
+from typing import IO, Literal
 
 from torchrelay.contract import environment, layout, records
-from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.exit_codes import ExitCode, Outcome, RunState
 from torchrelay.contract.records import Heartbeat, OutcomeRecord
-from torchrelay.contract.storage import Storage, open_storage
+from torchrelay.contract.storage import Storage, on_object_storage
+from torchrelay.contract.storage_options import to_environment
 from torchrelay_launch import processes
 from torchrelay_launch.backends.base import HIDDEN, Command, RunRef, Submission
-from torchrelay_launch.runs import request_stop, run_status
+from torchrelay_launch.runs import open_for, request_stop, run_status
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
 
@@ -26,6 +28,8 @@ PORT_SHOWN = f"{LOOPBACK}:0"  # chosen by the kernel when it starts
 START_S = 60.0
 CANCEL_S = 10.0
 LOOK_S = 0.02
+OBJECT_STORAGE_LOOK_S = 0.5
+ASK_S = 5.0  # how long a signal may wait for the record that says who asked for it
 
 # /proc/PID/stat's letter of a supervisor -> what it means for the attempt
 STATES = {
@@ -87,7 +91,7 @@ class LocalBackend:
         return [f"{folder}/{name}" for name in storage.list(folder)]
 
     def stop(self, storage: Storage) -> None:
-        """Ask for a clean stop, which the supervisor sees within a second. Raises: ConfigError if nothing runs."""
+        """Ask for a clean stop, which the supervisor sees within a few seconds. Raises: ConfigError if nothing runs."""
         request_stop(storage, "stop")
 
     def cancel(self, storage: Storage) -> None:
@@ -97,7 +101,7 @@ class LocalBackend:
         heartbeat = _local_heartbeat(storage, attempt)
         patience = time.monotonic() + CANCEL_S
         while run_status(storage).live and time.monotonic() < patience:
-            time.sleep(LOOK_S)
+            time.sleep(look_s(storage))
         if heartbeat is not None and processes.alive(heartbeat.pid, heartbeat.process_started):
             kill_tree(heartbeat.pid)
             outcome = OutcomeRecord(Outcome.PREEMPTED, ExitCode.KILLED, time.time(), restarts=heartbeat.restart)
@@ -109,7 +113,8 @@ class LocalHandle:
     """The supervisors of one attempt, as their parent holds them."""
 
     def __init__(self, submission: Submission, *, tethered: bool) -> None:
-        self._storage = open_storage(submission.run.url)
+        self._storage = open_for(submission.job, submission.run.url)
+        self._environment = {**os.environ, **to_environment(submission.job.storage_options)}
         self._attempt = submission.run.attempt
         self._tethers: list[int] = []
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -138,7 +143,7 @@ class LocalHandle:
                     self._explain_early_end(process.returncode, errors)
             if time.monotonic() > deadline:
                 raise ConfigError(f"the supervisor did not start within {START_S:g} s")
-            time.sleep(LOOK_S)
+            time.sleep(min(look_s(self._storage), 0.2))
 
     def close_errors(self) -> None:
         """From now on the supervisors say in their logs what goes wrong."""
@@ -153,13 +158,11 @@ class LocalHandle:
         return first if first >= 0 else 128 - first
 
     def stop(self) -> None:
-        with suppress(ConfigError):  # it has ended
-            request_stop(self._storage, "stop")
+        self._note_request("stop")
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        with suppress(ConfigError):
-            request_stop(self._storage, "cancel")
+        self._note_request("cancel")
         self._signal(signal.SIGQUIT)
         patience = time.monotonic() + CANCEL_S
         while self.poll() is None and time.monotonic() < patience:
@@ -179,6 +182,17 @@ class LocalHandle:
             if process.poll() is None:
                 process.returncode = 0  # nobody's to wait for any more; Popen would warn of it otherwise
 
+    def _note_request(self, kind: Literal["stop", "cancel"]) -> None:
+        """Write down who asked; the signal comes all the same when the attempt has ended, or the storage is away."""
+
+        def note() -> None:
+            with suppress(ConfigError, StorageError):
+                request_stop(self._storage, kind)
+
+        noting = threading.Thread(target=note, name="torchrelay-stop", daemon=True)
+        noting.start()
+        noting.join(ASK_S)
+
     def _start(self, command: Command, options: NodeOptions, token: str, *, tethered: bool) -> None:
         inherited = [options.coordinator_fd] if options.coordinator_fd is not None else []
         reading = None
@@ -190,7 +204,7 @@ class LocalHandle:
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - read when the supervisor ends early
         process = subprocess.Popen(
             [*command.argv[:4], *given.argv()],
-            env={**os.environ, TOKEN_VARIABLE: token},
+            env={**self._environment, TOKEN_VARIABLE: token},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -218,6 +232,11 @@ class LocalHandle:
                 process.send_signal(number)
 
 
+def look_s(storage: Storage) -> float:
+    """How long to wait between two looks at the run."""
+    return OBJECT_STORAGE_LOOK_S if on_object_storage(storage) else LOOK_S
+
+
 def kill_tree(root: int) -> None:
     """SIGKILL a process and all that descends from it, whatever they start meanwhile."""
     while True:
@@ -233,7 +252,7 @@ def kill_tree(root: int) -> None:
 def _supervisor(job: JobSpec, run: RunRef, node: int) -> Command:
     options = NodeOptions(run.url, run.attempt, node, job.resources.nodes.minimum, PORT_SHOWN)
     argv = (sys.executable, "-m", "torchrelay_launch", "node", *options.argv())
-    return Command(f"node {node}: supervisor", argv, _hidden(job))
+    return Command(f"node {node}: supervisor", argv, _hidden(job) | to_environment(job.storage_options))
 
 
 def _torchrun(job: JobSpec, run: RunRef, node: int) -> Command:
@@ -257,6 +276,7 @@ def _torchrun(job: JobSpec, run: RunRef, node: int) -> Command:
         environment.RESTART: "0",
         environment.NODE: str(node),
         environment.REPORTS: "SCRATCH/reports",
+        **to_environment(job.storage_options),
     }
     argv = tuple(torchrun_argv(job, placement))
     return Command(

@@ -1,6 +1,7 @@
 """torchrelay checkpoints ls|verify|digest|prune."""
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def _digest(storage: Storage, args: argparse.Namespace) -> int:
 def _prune(storage: Storage, args: argparse.Namespace) -> int:
     policy = _policy(storage)
     if args.keep_last is not None:
-        policy = Checkpoint(keep_last=args.keep_last, keep_best=policy.keep_best)
+        policy = dataclasses.replace(policy, keep_last=args.keep_last)
     writer = records.newest_writer(storage) or Writer(0)
     gone = [*retention.superfluous_in(storage, policy), *retention.leftovers(storage, writer)]
     if args.damaged:

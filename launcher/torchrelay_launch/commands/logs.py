@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torchrelay.contract import log_lines
 from torchrelay.contract.errors import ConfigError
-from torchrelay.contract.storage import Storage
+from torchrelay.contract.storage import Storage, on_object_storage
 from torchrelay_launch.arguments import add_run, at_least, explain
 from torchrelay_launch.display.style import note
 from torchrelay_launch.display.text import clean
@@ -18,6 +18,7 @@ from torchrelay_launch.runs import find_run, run_status
 from torchrelay_launch.tailing import LogTail, node_logs, whole_lines
 
 _LOOK_EVERY_S = 0.3
+_OBJECT_STORAGE_LOOK_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _follow(storage: Storage, attempt: int, wanted: Wanted, args: argparse.Names
         ended = newer or not (status.live or leaving(status.history[-1]))
         _write_all(log.new_lines(final=ended), wanted)
         if not ended:
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_OBJECT_STORAGE_LOOK_S if on_object_storage(storage) else _LOOK_EVERY_S)
         elif newer and args.attempt is None:
             attempt += 1
             log = LogTail(storage, attempt)

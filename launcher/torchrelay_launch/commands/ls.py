@@ -9,6 +9,7 @@ from torchrelay_launch.arguments import add_json, explain
 from torchrelay_launch.display.lines import run_table
 from torchrelay_launch.display.style import note
 from torchrelay_launch.runs import list_runs, storage_url
+from torchrelay_launch.runs.status import at_once
 from torchrelay_launch.tailing import last_metrics
 
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     url = storage_url(args.storage or args.storage_option)
     runs = list_runs(url)
-    metrics = [last_metrics(open_storage(one.url), one.attempts) for one in runs]
+    metrics = at_once(open_storage(url), lambda one: last_metrics(open_storage(one.url), one.attempts), runs)
     if args.json:
         about = ({"name": one.name, "created_at": one.created_at} for one in runs)
         print(

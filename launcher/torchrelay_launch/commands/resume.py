@@ -16,7 +16,7 @@ from torchrelay_launch.display import quantities
 from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.style import note
 from torchrelay_launch.interrupts import Interrupts
-from torchrelay_launch.runs import RunStatus, find_run, run_status
+from torchrelay_launch.runs import RunStatus, find_run, open_for, run_status
 from torchrelay_launch.sessions import follow_to_end
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.spec.reader import LoadedSpec, load_resolved
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     _show_changes(old, loaded.job, quiet=args.quiet)
     for warning in what.warnings():
         note(f"warning: {warning}", quiet=args.quiet)
-    return _start(args, what, storage, status)
+    return _start(args, what, open_for(loaded.job, storage.url), status)
 
 
 def _start(args: argparse.Namespace, what: Plan, storage: Storage, status: RunStatus) -> int:
@@ -122,7 +122,7 @@ def _check_step(status: RunStatus, step: int | None) -> None:
 
 def _plan(args: argparse.Namespace, status: RunStatus, loaded: LoadedSpec) -> Plan:
     last = status.history[-1].record
-    workdir = Path(args.workdir or last.workdir or ".").absolute()
+    workdir = Path(args.workdir or last.submitted_from or last.workdir or ".").absolute()
     if not workdir.is_dir():
         raise ConfigError(
             f"the run was started in {workdir}, which is not on this machine; name the folder that its relative paths "

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import ExitCode, RunState
-from torchrelay.contract.storage import Storage
+from torchrelay.contract.storage import Storage, on_object_storage
 from torchrelay_launch.arguments import add_run, explain
 from torchrelay_launch.backends.base import load_backend
 from torchrelay_launch.display.naming import name_for_user
@@ -16,6 +16,7 @@ from torchrelay_launch.ending import leaving
 from torchrelay_launch.runs import RunStatus, find_run, request_stop, run_status
 
 _LOOK_EVERY_S = 0.2
+_OBJECT_STORAGE_LOOK_S = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,7 @@ def _tell_backend(storage: Storage, backend: str, kind: Literal["stop", "cancel"
 def _wait(storage: Storage, attempt: int) -> RunStatus:
     """The status of the run once the attempt has ended, its supervisor too, or a newer one has begun."""
     while (status := run_status(storage)).attempts == attempt and (status.live or leaving(status.history[-1])):
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_OBJECT_STORAGE_LOOK_S if on_object_storage(storage) else _LOOK_EVERY_S)
     return status
 
 

@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     started = start_new(plan, tethered=False)
     started.handle.detach()
     print(started.storage.url, flush=True)
+    for text in getattr(started.handle, "notes", ()):
+        note(text, quiet=args.quiet)
     name = name_for_user(started.storage.url)
     note(f"started; `torchrelay logs {name} -f` follows it, `torchrelay stop {name}` stops it", quiet=args.quiet)
     return 0

@@ -25,7 +25,7 @@ def status_line(status: RunStatus, metrics: Metrics) -> str:
     if shown := telling_metric(metrics):
         parts.append(shown)
     if status.attempts:
-        parts.append(f"attempt {status.attempts} on {status.backend}")
+        parts.append(f"attempt {status.attempts} on {status.backend}{_jobs(status)}")
     if status.last_checkpoint_step is not None:
         parts.append(f"checkpoint at step {status.last_checkpoint_step}")
     lines = ["  ".join(parts)]
@@ -33,6 +33,17 @@ def status_line(status: RunStatus, metrics: Metrics) -> str:
         where = whereabouts(status)
         lines.append(f"  {paint('failed', 'red')}{where}: " + status.error.strip().replace("\n", "\n  "))
     return "\n".join(lines)
+
+
+def _jobs(status: RunStatus) -> str:
+    """The jobs of a run in a queueing system, and how the newest stands: ` (jobs 9, 10; job 10 waits: Priority)`."""
+    ids = dict.fromkeys(one.record.backend_id for one in status.history if one.record.backend == "slurm")
+    named = ", ".join(job_id for job_id in ids if job_id)
+    if not named:
+        return ""
+    observed = status.history[-1].observed
+    says = f"; {observed.says}" if observed and observed.says else ""
+    return f" (job{'s' * (len(ids) > 1)} {named}{says})"
 
 
 def whereabouts(status: RunStatus) -> str:

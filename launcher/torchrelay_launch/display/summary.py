@@ -1,9 +1,11 @@
 """The closing summary of `run` and `resume`: how it ended, how good it is, where it is, what to type next."""
 
+import os
 import shlex
 
 from torchrelay.contract import layout
 from torchrelay.contract.exit_codes import RunState
+from torchrelay.contract.storage_options import to_environment
 from torchrelay_launch.display import quantities
 from torchrelay_launch.display.description import metrics_text
 from torchrelay_launch.display.lines import whereabouts
@@ -21,7 +23,7 @@ def summary(status: RunStatus, progress: Progress, job: JobSpec) -> str:
     """The whole summary; of a failure, its place and the end of its traceback come first."""
     parts = [_failure(status)] if status.error else []
     parts += [_headline(status), pairs(_facts(status, progress, job), indent="  ")]
-    if commands := _next(status):
+    if commands := _next(status, job):
         parts.append("next:\n" + pairs(commands, indent="  "))
     return "\n" + "\n".join(parts)
 
@@ -72,10 +74,10 @@ def _failure(status: RunStatus) -> str:
     return "\n".join([*lines, ""])
 
 
-def _next(status: RunStatus) -> list[tuple[str, str]]:
+def _next(status: RunStatus, job: JobSpec) -> list[tuple[str, str]]:
     """Commands that make sense now: what each is for, and the command."""
     name = name_for_user(status.url)
-    commands = []
+    commands = _reaching(status, job)
     failed = status.state is RunState.FAILED
     if failed:
         rank = status.failure.rank if status.failure else None
@@ -86,8 +88,21 @@ def _next(status: RunStatus) -> list[tuple[str, str]]:
         where = "start from the beginning" if step is None else f"go on from step {step}"
         commands.append((where, f"torchrelay resume {name}"))
     if status.step is not None and not failed:
-        curves = shlex.quote(f"{status.url}/{layout.TENSORBOARD}")
-        commands.append(("see the curves", f"tensorboard --logdir {curves}"))
+        commands.append(("see the curves", _tensorboard(status.url, job)))
     if not failed:
         commands.append(("see everything", f"torchrelay describe {name}"))
     return commands
+
+
+def _reaching(status: RunStatus, job: JobSpec) -> list[tuple[str, str]]:
+    """How other commands, which know no spec, come to a storage that the spec's options lead to."""
+    options = to_environment(job.storage_options) if "://" in status.url else {}
+    set_it = [f"{name}={shlex.quote(value)}" for name, value in options.items() if os.environ.get(name) != value]
+    return [("tell this shell how to reach it", f"export {' '.join(set_it)}")] if set_it else []
+
+
+def _tensorboard(url: str, job: JobSpec) -> str:
+    """TensorBoard reads object storage itself, and knows S3's endpoint from the environment only."""
+    endpoint = job.storage_options.get("endpoint_url")
+    where = f"AWS_ENDPOINT_URL={shlex.quote(str(endpoint))} " if endpoint and url.startswith("s3") else ""
+    return f"{where}tensorboard --logdir {shlex.quote(f'{url}/{layout.TENSORBOARD}')}"

@@ -4,7 +4,7 @@ Everything here is read from or written to the run's storage alone, so any launc
 """
 
 from torchrelay_launch.runs.claims import claim, claim_attempt, create_run, new_attempt, new_run_id
-from torchrelay_launch.runs.locate import find_run, storage_url
+from torchrelay_launch.runs.locate import find_run, open_for, storage_url
 from torchrelay_launch.runs.status import AttemptStatus, RunStatus, list_runs, run_status
 from torchrelay_launch.runs.stop import request_stop
 
@@ -18,6 +18,7 @@ __all__ = [
     "list_runs",
     "new_attempt",
     "new_run_id",
+    "open_for",
     "request_stop",
     "run_status",
     "storage_url",

@@ -9,7 +9,8 @@ from torchrelay.contract import layout, records
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.records import AttemptRecord, RunRecord, SpecRecord
 from torchrelay.contract.settings import Json, to_json
-from torchrelay.contract.storage import Storage, open_storage
+from torchrelay.contract.storage import Storage
+from torchrelay_launch.runs.locate import open_for
 from torchrelay_launch.spec.models import JobSpec
 
 
@@ -26,7 +27,7 @@ def create_run(root_url: str, job: JobSpec, source: str = "") -> Storage:
     from importlib import metadata
 
     run_id = new_run_id(job.name)
-    storage = open_storage(root_url).folder(run_id)
+    storage = open_for(job, root_url).folder(run_id)
     if source:
         storage.create(layout.SPEC_SOURCE, source.encode())
     record = RunRecord(run_id, job.name, time.time(), metadata.version("torchrelay"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from torchrelay.contract import environment, layout
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.storage import Storage, open_storage
+from torchrelay_launch.spec.models import JobSpec
 
 DEFAULT_STORAGE = "runs"
 
@@ -14,6 +15,14 @@ def storage_url(option: str | None, spec_storage: str | None = None) -> str:
     """Where runs are kept: the option, TORCHRELAY_STORAGE, the spec's `storage:`, else ./runs; local paths absolute."""
     url = option or os.environ.get(environment.STORAGE) or spec_storage or DEFAULT_STORAGE
     return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def open_for(job: JobSpec, url: str) -> Storage:
+    """The storage of a URL, reached as the job's `storage_options:` say; without any, as the environment says.
+
+    Raises: ConfigError for a missing driver, or secrets among the options.
+    """
+    return open_storage(url, job.storage_options or None)
 
 
 def find_run(text: str, storage_option: str | None = None) -> Storage:
@@ -38,14 +47,15 @@ def _holds_run(storage: Storage) -> bool:
 
 
 def _find_by_id(text: str, root: Storage) -> Storage:
-    ids = [name for name in root.list("") if root.size(f"{name}/{layout.RUN_RECORD}") is not None]
-    if text in ids:
+    names = root.list("")
+    if text in names and _holds_run(root.folder(text)):
         return root.folder(text)
-    starting = [name for name in ids if name.startswith(text)]
+    starting = [name for name in names if name.startswith(text) and _holds_run(root.folder(name))]
     if len(starting) == 1:
         return root.folder(starting[0])
     if starting:
         raise ConfigError(f"more than one run in {root.url} starts with {text!r}: {_listed(starting)}")
+    ids = [name for name in names if _holds_run(root.folder(name))]
     raise ConfigError(_not_found(text, ids, root.url))
 
 

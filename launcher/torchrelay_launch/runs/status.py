@@ -5,14 +5,16 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torchrelay.contract import events, layout, records
 from torchrelay.contract.errors import StorageError
 from torchrelay.contract.exit_codes import ExitCode, Outcome, RunState
 from torchrelay.contract.records import AttemptRecord, Failure, Heartbeat, OutcomeRecord, SpecRecord, StopRequest
 from torchrelay.contract.settings import Json
-from torchrelay.contract.storage import Storage, open_storage
+from torchrelay.contract.storage import Storage, on_object_storage, open_storage
 from torchrelay_launch import processes
 from torchrelay_launch.runs.observed import Observed, observe
 
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 STARTING_S = 30.0  # an attempt without a heartbeat counts as starting for so long
 SILENT_INTERVALS = 6  # heartbeats that an attempt on another machine may miss
 EVENTS_TAIL_BYTES = 1 << 16
+_AT_ONCE = 8
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -129,15 +134,29 @@ def run_status(storage: Storage) -> RunStatus:
 def list_runs(root_url: str) -> list[RunStatus]:
     """All runs under a storage, the newest first; those that cannot be read are warned of. Raises: StorageError."""
     root = open_storage(root_url)
-    found = []
-    for name in root.list(""):
-        if root.size(f"{name}/{layout.RUN_RECORD}") is None:
-            continue
-        try:
-            found.append(run_status(root.folder(name)))
-        except StorageError as error:
-            logger.warning("left out the run %s: %s", name, error)
+    names = root.list("")
+    found = [one for one in at_once(root, lambda name: _listed(root, name), names) if one is not None]
     return sorted(found, key=lambda run: run.created_at, reverse=True)
+
+
+def at_once(storage: Storage, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """The result of each item; on object storage, where one waits for answers, of several at the same time."""
+    if not on_object_storage(storage) or len(items) < 2:
+        return [do(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(do, items))
+
+
+def _listed(root: Storage, name: str) -> RunStatus | None:
+    if root.size(f"{name}/{layout.RUN_RECORD}") is None:
+        return None
+    try:
+        return run_status(root.folder(name))
+    except StorageError as error:
+        logger.warning("left out the run %s: %s", name, error)
+        return None
 
 
 def checkpoint_steps(storage: Storage) -> list[int]:
@@ -203,7 +222,7 @@ def supervisor_alive(heartbeat: Heartbeat) -> bool:
     """Whether the supervisor that wrote a heartbeat still runs: exactly on its own machine, by age elsewhere."""
     if heartbeat.host == socket.gethostname() and heartbeat.boot_id == processes.boot_id():
         return processes.alive(heartbeat.pid, heartbeat.process_started)
-    return time.time() - heartbeat.at < SILENT_INTERVALS * Heartbeat.INTERVAL_S
+    return time.time() - heartbeat.at < SILENT_INTERVALS * heartbeat.interval_s
 
 
 def _uses_trainer(storage: Storage, attempt: int) -> bool:

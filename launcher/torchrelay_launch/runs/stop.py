@@ -12,7 +12,7 @@ from torchrelay_launch.runs.status import run_status
 
 
 def request_stop(storage: Storage, kind: Literal["stop", "cancel"]) -> StopRequest:
-    """Ask the newest attempt to stop with a checkpoint ("stop") or now ("cancel"); its supervisor sees it in a second.
+    """Ask the newest attempt to stop with a checkpoint ("stop") or now ("cancel"); its supervisor sees it soon.
 
     Asking again changes nothing, except that a cancel takes the place of a stop.
 

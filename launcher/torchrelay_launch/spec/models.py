@@ -101,8 +101,8 @@ class Slurm:
     comment: str | None = setting(None, doc="Comment in the job's record.", limits=ONE_LINE)
     requeue: Literal["auto", "chain", "requeue", "never"] = setting(
         "auto",
-        doc="How a run goes on after its attempt was stopped: as a new job (chain), as the same job again (requeue), as "
-        "whichever loses less time (auto), or not by itself (never).",
+        doc="How a run goes on after its attempt was stopped: as a new job (chain), as the same job again (requeue), "
+        "as whichever loses less time (auto), or not by itself (never).",
     )
     retries: Retries = setting(Retries, doc="How often a run is submitted again.")
     join: Duration = setting(
@@ -144,6 +144,10 @@ class JobSpec:
     )
     args: list[str] = setting(list, doc="Arguments of the script or module.", example='["--lr", "0.1"]')
     backend: Literal["local", "slurm", "kubernetes"] = setting("local", doc="Where to run unless --on says otherwise.")
+    code: Literal["snapshot", "live"] = setting(
+        "snapshot",
+        doc="On Slurm: run a copy of the git working tree as it was when submitted, or the files as they are.",
+    )
     resources: Resources = setting(Resources, doc="What one attempt runs on.")
     process_group: Literal["auto", "gloo", "nccl"] = setting(
         "auto", doc="torch.distributed backend; auto is nccl with GPUs and gloo without."

@@ -10,6 +10,7 @@ from torchrelay_launch.spec.decode import Decoded
 from torchrelay_launch.spec.models import Resources, Restarts
 from torchrelay_launch.spec.names import did_you_mean
 from torchrelay_launch.spec.rules_env import check_env, literal_secrets
+from torchrelay_launch.spec.rules_storage import check_storage
 from torchrelay_launch.spec.rules_torchrun import check_torchrun
 from torchrelay_launch.spec.scalars import Scalar
 from torchrelay_launch.spec.tree import Mapping
@@ -30,6 +31,7 @@ def check(found: Decoded) -> None:
     _world(found)
     _times(found)
     check_env(found)
+    check_storage(found)
     check_torchrun(found)
 
 
@@ -128,11 +130,30 @@ def _times(found: Decoded) -> None:
     if found.values.get("restarts.watchdog") == 0:
         found.problem(found.nodes["restarts.watchdog"].place, "restarts.watchdog: expected more than 0s")
     every = found.values.get("train.evaluate_every")
-    if every is not None and every.seconds is not None:
+    if every is not None and (every.seconds is not None or every.auto):
         text = "train.evaluate_every: expected steps, since time differs from run to run"
         found.problem(found.nodes["train.evaluate_every"].place, text, "write 500 steps")
+    _saving(found)
     if found.values.get("resources.memory") == 0:
         found.problem(found.nodes["resources.memory"].place, "resources.memory: expected more than 0B")
+
+
+def _saving(found: Decoded) -> None:
+    """What goes with `checkpoint.every: auto` only, and what cannot be `auto`."""
+    keep = found.values.get("checkpoint.keep_every")
+    if keep is not None and keep.auto:
+        text = "checkpoint.keep_every: expected steps or a time, not `auto`"
+        found.problem(found.nodes["checkpoint.keep_every"].place, text, "write 10000 steps")
+    mean_time = "checkpoint.mean_time_between_failures"
+    if found.values.get(mean_time) == 0:
+        found.problem(found.nodes[mean_time].place, f"{mean_time}: expected more than 0s")
+    every = found.values.get("checkpoint.every")
+    if every is not None and every.auto:
+        return
+    for key in ("checkpoint.max_overhead", mean_time):
+        if found.has(key):
+            text = f"{key}: this goes with `checkpoint.every: auto`"
+            found.problem(found.place(key), text, "write `every: auto`, or remove it")
 
 
 def _value(found: Decoded, path: str, default: Any) -> Any:

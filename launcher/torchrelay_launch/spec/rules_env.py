@@ -1,6 +1,7 @@
 """Rules for `env:` and `secrets:`."""
 
 from torchrelay_launch.spec.decode import Decoded
+from torchrelay_launch.spec.rules_storage import storage_secrets
 from torchrelay_launch.spec.scalars import Scalar
 from torchrelay_launch.spec.tree import Mapping
 
@@ -30,11 +31,11 @@ def check_env(found: Decoded) -> None:
 
 
 def literal_secrets(found: Decoded) -> frozenset[str]:
-    """Texts not to be shown: values of variables that are named like secrets, and of NAME=value in `secrets:`."""
+    """Texts not to be shown: values of variables that are named like secrets, and the like."""
     nodes = [found.nodes[f"env.{name}"] for name in _names(found) if _looks_secret(name)]
     lines = [line.strip() for node in nodes if isinstance(node, Scalar) for line in node.text.splitlines()]
     given = [name.partition("=")[2] for _, name in _secrets(found)]
-    return frozenset(text for text in [*lines, *given] if not _harmless(text))
+    return frozenset(text for text in [*lines, *given, *storage_secrets(found)] if not _harmless(text))
 
 
 def _names(found: Decoded) -> list[str]:

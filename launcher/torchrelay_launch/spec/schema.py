@@ -24,7 +24,7 @@ _TIME = r"([0-9]+(\.[0-9]+)?[smhd])+"
 _UNIT_PATTERNS = {
     Duration: _TIME,
     Size: r"[0-9]+(\.[0-9]+)? ?([KMGT]i?B|B)",
-    Interval: rf"([0-9]+ steps?( +or +{_TIME})?|{_TIME}( +or +[0-9]+ steps?)?)",
+    Interval: rf"([0-9]+ steps?( +or +{_TIME})?|{_TIME}( +or +[0-9]+ steps?)?|auto)",
 }
 _ONE_OF = {JobSpec: ("train", "script", "module"), Train: ("epochs", "steps")}
 _PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string"}

@@ -15,6 +15,7 @@ from torchrelay.contract import layout, records
 from torchrelay.contract.errors import ConfigError, StorageError, SupersededError
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import Heartbeat, StopRequest
+from torchrelay.contract.storage import on_object_storage
 from torchrelay_launch import processes
 from torchrelay_launch.supervisor import member, messages
 from torchrelay_launch.supervisor.coordinator import Coordinator, Policy
@@ -28,7 +29,9 @@ from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
 from torchrelay_launch.supervisor.output import NodeLog, Redactor
 from torchrelay_launch.supervisor.plan import GangPlanner, Work, check
 
-POLL_S = 1.0
+POLL_S = 1.0  # between looks for a request to stop
+OBJECT_STORAGE_POLL_S = 5.0
+CLOSE_S = 20.0  # how long the last lines of the log may take
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 CANCEL_SIGNAL = signal.SIGQUIT
 
@@ -66,7 +69,7 @@ class NodeSupervisor:
             for task in self._tasks:
                 task.cancel()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.log.flush(), 10)
+                await asyncio.wait_for(self.log.close(), CLOSE_S)
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def stop(self, kind: str, reason: str) -> None:
@@ -191,7 +194,7 @@ class NodeSupervisor:
 
     async def _keep_beating(self) -> None:
         while True:
-            await asyncio.sleep(Heartbeat.INTERVAL_S)
+            await asyncio.sleep(Heartbeat.interval_on(self.work.storage))
             with suppress(StorageError):
                 await asyncio.to_thread(self._beat)
 
@@ -204,6 +207,7 @@ class NodeSupervisor:
             process_started=me.started if me else 0,
             boot_id=processes.boot_id(),
             restart=self._coordinator.restart if self._coordinator else 0,
+            interval_s=Heartbeat.interval_on(self.work.storage),
         )
         self.work.storage.replace(layout.attempt_file(self.options.attempt, "heartbeat"), records.dump(beat))
 
@@ -214,7 +218,7 @@ class NodeSupervisor:
                 request = await asyncio.to_thread(records.read, self.work.storage, StopRequest, path)
                 if request is not None:
                     self.stop("cancel" if request.kind == "cancel" else "stop", f"asked to by {request.by}")
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(OBJECT_STORAGE_POLL_S if on_object_storage(self.work.storage) else POLL_S)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

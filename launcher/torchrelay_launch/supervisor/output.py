@@ -116,6 +116,12 @@ class NodeLog:
             for _ in range(count):
                 self._pending_bytes -= len(self._pending.popleft())
 
+    async def close(self) -> None:
+        """Write what is left, so that others see it when this process has ended."""
+        await self.flush()
+        with contextlib.suppress(StorageError):
+            await asyncio.to_thread(self._storage.flush)
+
     def _write(self, data: bytes) -> bool:
         """Runs in a thread. A failed append is tried again with the next batch."""
         if not self._failing:

@@ -21,6 +21,9 @@ from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
 from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
 
 PORTS_TRIED = 50
+# Kept out of the log also where `secrets:` does not name them, unless they are as short as a test server's password.
+STORAGE_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_KEY")
+LIKE_A_SECRET = 16  # characters
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class Work:
     @property
     def secrets(self) -> list[str]:
         """The values to keep out of the log."""
-        return [os.environ[name] for name in self.job.secrets if os.environ.get(name)]
+        named = [os.environ[name] for name in self.job.secrets if os.environ.get(name)]
+        implied = [os.environ.get(name, "") for name in STORAGE_SECRETS]
+        return named + [value for value in implied if len(value) >= LIKE_A_SECRET]
 
 
 def load_work(storage: Storage, attempt: int) -> Work:

@@ -38,12 +38,6 @@ def dtype_of(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def as_bytes(tensor: torch.Tensor, start: int, stop: int) -> memoryview:
-    """Elements [start, stop) of a tensor in row-major order, on the host; no copy if they lie there in that order."""
-    plain = tensor.detach().resolve_conj().resolve_neg()
-    return _view(plain.reshape(-1)[start:stop].cpu().contiguous())
-
-
 def writable_bytes(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous host tensor, to be filled."""
     return _view(tensor.view(-1))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class World(Protocol):
-    """What checkpoints need to know of the gang. `store` is None for a rank that is alone."""
+    """What checkpoints need to know of the gang. `store` is None for a rank that is alone.
+
+    It may also have a `side_group`, a gloo group of all ranks: a restore then spreads over it what each rank reads.
+    """
 
     @property
     def rank(self) -> int: ...

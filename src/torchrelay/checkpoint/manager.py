@@ -1,64 +1,47 @@
 """Saving and restoring a run's state: all ranks together, committed whole or not at all.
 
-A save goes: every rank writes its files, durably, and reports sizes and checksums to rank 0; rank 0 makes sure that no
-newer gang owns the run, creates the manifest, and tells all. Until the manifest is there, there is no checkpoint.
+A save goes: every rank copies its share, and from there on training may go on; every rank writes its files, durably,
+and reports sizes and checksums to rank 0; rank 0 makes sure that no newer gang owns the run, creates the manifest, and
+tells all. Until the manifest is there, there is no checkpoint.
 """
 
 import contextlib
-import json
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torchrelay.checkpoint import reader
 from torchrelay.checkpoint.exchange import Exchange, World
-from torchrelay.checkpoint.state import Encoded, decode, encode
-from torchrelay.checkpoint.writer import Plan, Written, plan, private_entries, write_rank
+from torchrelay.checkpoint.pending import Pending
+from torchrelay.checkpoint.restoring import Restored, Restoring
+from torchrelay.checkpoint.staging import Staging
+from torchrelay.checkpoint.state import encode
+from torchrelay.checkpoint.writer import Staged, Written, plan, stage, staged_bytes, write_rank
 from torchrelay.contract import layout, manifest_format, records
-from torchrelay.contract.errors import CheckpointError, ConfigError, StorageError, SupersededError, TorchrelayError
-from torchrelay.contract.layout import MANIFEST, STATE, Writer
-from torchrelay.contract.manifest import (
-    DAMAGED,
-    Manifest,
-    committed,
-    owner,
-    private_prefix,
-    rank_file,
-    read_manifest,
-)
+from torchrelay.contract.errors import ConfigError, StorageError, SupersededError, TorchrelayError
+from torchrelay.contract.layout import MANIFEST, Writer
+from torchrelay.contract.manifest import Manifest, private_prefix
 from torchrelay.contract.manifest_format import files_from_json, tensor_from_json, tensor_to_json
 from torchrelay.contract.retention import retain
 from torchrelay.contract.settings import Json
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.training import Checkpoint
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A committed checkpoint: its folder below the run, bytes over all ranks, and how long this rank was at it."""
+    """A committed checkpoint: its folder below the run, bytes over all ranks, and the seconds from start to commit."""
 
     folder: str
     step: int
     bytes: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Restored:
-    """What a checkpoint held, on the host. `private` is None if the checkpoint has nothing of this rank's."""
-
-    step: int
-    folder: str
-    shared: dict[str, Any]
-    private: dict[str, Any] | None
-    world_size: int  # of the gang that saved it
-    metrics: dict[str, float]
-    samples: int | None
-    about: dict[str, Json]
 
 
 class CheckpointManager:
@@ -76,9 +59,17 @@ class CheckpointManager:
         """`about` goes into each manifest as it is: versions, the spec's digest. `timeout_s`: how long ranks wait."""
         self._storage, self._writer, self._world, self._policy = storage, writer, world, policy
         self._about = dict(about)
-        self._exchange = Exchange(world, f"checkpoints/{writer}", timeout_s)
+        self._group: ProcessGroup | None = getattr(world, "side_group", None)
+        self._exchange = Exchange(_apart(world), f"checkpoints/{writer}", timeout_s)
+        self._staging = Staging()
+        self._under_way: Pending[Saved] | None = None
         self._last: Saved | None = None
         self._failed: set[str] = set()
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Host memory that saving takes on this rank beside the state itself."""
+        return self._staging.size_bytes
 
     def save(
         self,
@@ -98,24 +89,40 @@ class CheckpointManager:
         Collective: yes. Raises: the same on all ranks: StorageError if a rank could not write (training can go on),
         SupersededError if a newer gang owns the run, ConfigError for a state that cannot be saved.
         """
+        self._wait()
         if self._last is not None and self._last.step == step:
             return self._last
-        started = time.monotonic()
-        written = Written(layout.checkpoint_folder(step, self._writer))
-        try:
-            answer = self._exchange.agree(
-                lambda: self._write(written, shared, private, from_rank_0),
-                lambda reports: self._commit(written, reports, _Head(step, samples, dict(metrics))),
-            )
-        except BaseException:
-            self._failed.add(written.folder)
-            if self._exchange.settled:  # without rank 0's word the manifest may still come
-                self._clean(written)
-            raise
-        self._last = Saved(written.folder, step, answer["bytes"], time.monotonic() - started)
-        if self._world.rank == 0:
-            self._retain()
-        return self._last
+        return self._saving(_Head(step, samples, dict(metrics)), shared, private, from_rank_0)()
+
+    def begin(
+        self,
+        step: int,
+        shared: Mapping[str, Any],
+        private: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        *,
+        samples: int | None = None,
+        from_rank_0: Collection[str] = (),
+    ) -> Pending[Saved]:
+        """Like `save`, but returns as soon as the state is copied; the rest is done behind the training.
+
+        Waits for the save before, if that is still under way: there is one buffer. What `save` raises, the result
+        raises, and it is the same on all ranks, at whatever moment each of them asks.
+
+        Collective: yes
+        """
+        self._wait()
+        work = self._saving(_Head(step, samples, dict(metrics)), shared, private, from_rank_0)
+        self._under_way = Pending(work, f"checkpoint of step {step}")
+        return self._under_way
+
+    def prepare(self, shared: Mapping[str, Any], private: Mapping[str, Any], from_rank_0: Collection[str] = ()) -> None:
+        """Have memory for a state like this one ready before the first save. Raises: ConfigError as `save` does."""
+        rank = self._world.rank
+        state = encode(shared), encode(private, private_prefix(rank))
+        agreed = plan(state[0], self._world.world_size, from_rank_0)
+        pinned = any(tensor.is_cuda for tensor in state[0].tensors.values())
+        self._staging.prepare(staged_bytes(rank, agreed, state[1]), pinned)
 
     def restore(self, step: int | None = None) -> Restored | None:
         """The newest good checkpoint, or the one of a step; None if the run has none yet.
@@ -125,32 +132,55 @@ class CheckpointManager:
         Collective: yes. Raises: the same on all ranks: CheckpointError if all are damaged or there is none of that
         step; StorageError if the storage cannot be read.
         """
-        found = self._exchange.agree(lambda: None, lambda _: self._candidates(step))
-        problems = []
-        for folder in found:
-            attempt = _Loading(self._storage, folder, self._world)
-            problem = self._exchange.agree(attempt.run, lambda reports: next(filter(None, reports), None))
-            if problem is None:
-                assert attempt.restored is not None
-                return attempt.restored
-            problems.append(problem)
-            self._pass_over(folder, problem)
-        if problems:
-            raise CheckpointError(
-                f"no checkpoint that could be restored is whole: {'; '.join(problems[:3])}. `torchrelay checkpoints "
-                "verify` says more; after `torchrelay checkpoints prune --damaged` the run starts from the beginning"
-            )
-        return None
+        self._wait()
+        return Restoring(self._storage, self._writer, self._world, self._exchange, self._group).newest(step)
 
-    def _write(
-        self, written: Written, shared: Mapping[str, Any], private: Mapping[str, Any], from_rank_0: Collection[str]
-    ) -> Json:
-        self._check_fencing()  # before anything is written, and again before the commit
+    def _wait(self) -> None:
+        if self._under_way is not None:
+            self._under_way.wait()
+            self._under_way = None
+
+    def _saving(
+        self, head: "_Head", shared: Mapping[str, Any], private: Mapping[str, Any], from_rank_0: Collection[str]
+    ) -> Callable[[], Saved]:
+        """Copy the state; the rest of the save, to be called on any thread."""
+        started = time.monotonic()
+        staged = self._stage(shared, private, from_rank_0)
+        return lambda: self._save(head, staged, started)
+
+    def _stage(
+        self, shared: Mapping[str, Any], private: Mapping[str, Any], from_rank_0: Collection[str]
+    ) -> Staged | BaseException:
+        """What this rank writes, copied, or why it cannot be: the other ranks must hear of it in the exchange."""
         rank = self._world.rank
-        state = encode(shared), encode(private, private_prefix(rank))
-        agreed = plan(state[0], self._world.world_size, from_rank_0)
-        write_rank(self._storage, written, rank, agreed, state)
-        return _report(written, agreed, state[1], rank)
+        try:
+            state = encode(shared), encode(private, private_prefix(rank))
+            return stage(self._staging, rank, plan(state[0], self._world.world_size, from_rank_0), state)
+        except BaseException as error:  # noqa: BLE001  # raised again by `_write`
+            return error
+
+    def _save(self, head: "_Head", staged: Staged | BaseException, started: float) -> Saved:
+        written = Written(layout.checkpoint_folder(head.step, self._writer))
+        try:
+            answer = self._exchange.agree(
+                lambda: self._write(written, staged), lambda reports: self._commit(written, reports, head)
+            )
+        except BaseException:
+            self._failed.add(written.folder)
+            if self._exchange.settled:  # without rank 0's word the manifest may still come
+                self._clean(written)
+            raise
+        self._last = Saved(written.folder, head.step, answer["bytes"], time.monotonic() - started)
+        if self._world.rank == 0:
+            self._retain()
+        return self._last
+
+    def _write(self, written: Written, staged: Staged | BaseException) -> Json:
+        self._check_fencing()  # before anything is written, and again before the commit
+        if isinstance(staged, BaseException):
+            raise staged
+        write_rank(self._storage, written, staged)
+        return _report(written, staged)
 
     def _commit(self, written: Written, reports: list[Any], head: "_Head") -> Json:
         """On rank 0, once all ranks' files are durable. Raises: SupersededError, StorageError, ConfigError."""
@@ -216,23 +246,6 @@ class CheckpointManager:
         else:
             logger.debug("deleted %s", gone)
 
-    def _candidates(self, step: int | None) -> Json:
-        found = committed(self._storage)
-        chosen = [one for one in found if step is None or one.step == step]
-        if step is not None and not chosen:
-            steps = ", ".join(str(at) for at in sorted({one.step for one in found})) or "none"
-            raise CheckpointError(f"there is no checkpoint of step {step} at {self._storage.url}; steps there: {steps}")
-        return [one.folder for one in chosen]
-
-    def _pass_over(self, folder: str, problem: str) -> None:
-        """Say that a checkpoint is damaged, and leave a mark by which retention neither counts nor deletes it."""
-        if self._world.rank != 0:
-            return
-        logger.warning("passing over the damaged checkpoint %s: %s", folder, problem)
-        with contextlib.suppress(StorageError, FileExistsError):
-            mark = json.dumps({"problem": problem, "found_by": str(self._writer), "at": time.time()})
-            self._storage.create(f"{folder}/{DAMAGED}", mark.encode())
-
 
 @dataclass(frozen=True)
 class _Head:
@@ -243,45 +256,26 @@ class _Head:
     metrics: dict[str, float]
 
 
-class _Loading:
-    """One rank's try to load one checkpoint."""
+@dataclass(frozen=True)
+class _Apart:
+    """A rank's world with a connection to the store of its own: waiting on it keeps nobody else from the store."""
 
-    def __init__(self, storage: Storage, folder: str, world: World) -> None:
-        self._storage, self._folder, self._world = storage, folder, world
-        self.restored: Restored | None = None
-
-    def run(self) -> str | None:
-        """What is wrong with the part that this rank reads, or None. Raises: StorageError."""
-        try:
-            manifest = read_manifest(self._storage, self._folder)
-            self.restored = self._load(manifest)
-        except CheckpointError as error:
-            return str(error)
-        return None
-
-    def _load(self, manifest: Manifest) -> Restored:
-        rank, old_size = self._world.rank, manifest.world_size
-        tensors = reader.read_tensors(self._storage, self._folder, manifest, lambda name: owner(name) in (None, rank))
-        shared = decode(self._json(manifest, STATE), tensors, STATE)
-        private = None
-        for old_rank in range(rank, old_size, self._world.world_size):  # every rank's is verified by one rank
-            value = self._json(manifest, rank_file(old_rank, "json"))
-            if old_rank == rank:
-                private = decode(value, tensors, rank_file(rank, "json"))
-        if not isinstance(shared, dict) or not (private is None or isinstance(private, dict)):
-            raise CheckpointError(f"{self._folder}: the state is not an object")
-        metrics, about = dict(manifest.metrics), dict(manifest.about)
-        return Restored(manifest.step, self._folder, shared, private, old_size, metrics, manifest.samples, about)
-
-    def _json(self, manifest: Manifest, name: str) -> Any:
-        return reader.read_json(self._storage, self._folder, manifest, name)
+    rank: int
+    world_size: int
+    store: Any
 
 
-def _report(written: Written, agreed: Plan, private: Encoded, rank: int) -> Json:
+def _apart(world: World) -> World:
+    if world.store is None:
+        return world
+    return _Apart(world.rank, world.world_size, world.store.clone())
+
+
+def _report(written: Written, staged: Staged) -> Json:
     """What a rank tells rank 0 of its files. The shared tensors are rank 0's to tell."""
-    entries = {**(agreed.entries if rank == 0 else {}), **private_entries(private, rank)}
+    entries = {**(staged.agreed.entries if staged.rank == 0 else {}), **staged.private}
     return {
-        "plan": agreed.fingerprint,
+        "plan": staged.agreed.fingerprint,
         "files": {name: asdict(entry) for name, entry in written.files.items()},
         "tensors": {name: tensor_to_json(entry) for name, entry in entries.items()},
     }

@@ -1,5 +1,6 @@
 """Reading a checkpoint's files into tensors, checked against the manifest while they are read."""
 
+import re
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -20,23 +21,18 @@ from torchrelay.contract.manifest import (
 )
 from torchrelay.contract.storage import Storage
 
+_RANK_FILE = re.compile(r"rank-(\d{5,9})\.")
 
-def read_tensors(
-    storage: Storage, folder: str, manifest: Manifest, wanted: Callable[[str], bool]
-) -> dict[str, torch.Tensor]:
-    """The wanted tensors, on the host. Every file of tensors is read and verified, whatever is wanted of it.
 
-    Memory is taken only once every file is known to have the size that the manifest says.
+def empty_tensors(manifest: Manifest, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
+    """Memory for the wanted tensors, on the host. Raises: CheckpointError when there is not enough of it."""
+    return {name: _empty(manifest, name) for name in manifest.tensors if wanted(name)}
 
-    Raises: CheckpointError for a damaged file, StorageError for one that cannot be read.
-    """
-    files = [name for name in sorted(manifest.files) if name.endswith(".safetensors")]
-    for name in files:
-        check_size(storage, f"{folder}/{name}", manifest.files[name])
-    tensors = {name: _empty(manifest, name) for name in manifest.tensors if wanted(name)}
-    for name in files:
-        _read_file(storage, folder, name, manifest, tensors)
-    return tensors
+
+def place(manifest: Manifest, name: str) -> int:
+    """A number for a file by which ranks share the reading: that of the rank that wrote it, else its place."""
+    match = _RANK_FILE.match(name)
+    return int(match[1]) if match else sorted(manifest.files).index(name)
 
 
 def read_json(storage: Storage, folder: str, manifest: Manifest, name: str) -> Any:
@@ -57,7 +53,11 @@ def _empty(manifest: Manifest, name: str) -> torch.Tensor:
         raise CheckpointError(f"no memory for {name[:80]!r}, {entry.dtype} {list(entry.shape)}: {error}") from None
 
 
-def _read_file(storage: Storage, folder: str, name: str, manifest: Manifest, tensors: dict[str, torch.Tensor]) -> None:
+def read_file(storage: Storage, folder: str, name: str, manifest: Manifest, tensors: dict[str, torch.Tensor]) -> None:
+    """Read a file of tensors into those that are given, and verify all of it.
+
+    Raises: CheckpointError for a damaged file, StorageError for one that cannot be read.
+    """
     path, entry = f"{folder}/{name}", manifest.files[name]
     targets = _targets(manifest, name, tensors)
     hasher = xxhash.xxh3_128()

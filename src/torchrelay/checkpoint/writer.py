@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 import xxhash
 
-from torchrelay.checkpoint.dtypes import as_bytes, dtype_name
+from torchrelay.checkpoint.dtypes import dtype_name
 from torchrelay.checkpoint.shares import Shape, Share, assign
+from torchrelay.checkpoint.staging import Staging
 from torchrelay.checkpoint.state import Encoded
 from torchrelay.contract import safetensors_file, strict_json
 from torchrelay.contract.errors import CheckpointError
@@ -69,22 +70,52 @@ def private_entries(private: Encoded, rank: int) -> dict[str, TensorEntry]:
     }
 
 
-def write_rank(storage: Storage, written: Written, rank: int, agreed: Plan, state: tuple[Encoded, Encoded]) -> None:
-    """Write a rank's files, each durable when this returns. `state`: what all ranks have, and what is the rank's own.
+@dataclass(frozen=True)
+class Staged:
+    """What one rank writes, in host memory that training does not touch."""
 
-    Raises: StorageError.
-    """
+    rank: int
+    agreed: Plan
+    head: bytes  # of the file of tensors
+    data: memoryview  # the tensors behind it
+    shared_json: Json
+    private_json: Json
+    private: dict[str, TensorEntry]
+
+
+def stage(staging: Staging, rank: int, agreed: Plan, state: tuple[Encoded, Encoded]) -> Staged:
+    """Copy a rank's part of a state. `state`: what all ranks have, and what is the rank's own."""
+    shared, private = state
+    entries = private_entries(private, rank)
+    own = _own(rank, agreed, state, entries)
+    head = safetensors_file.header([_slot(rank, share, entry) for share, _, entry in own])
+    data = staging.fill((tensor, share.start, share.stop) for share, tensor, _ in own)
+    return Staged(rank, agreed, head, data, shared.json if rank == 0 else None, private.json, entries)
+
+
+def staged_bytes(rank: int, agreed: Plan, private: Encoded) -> int:
+    """How many bytes of tensors `stage` would copy."""
+    itemsize = {name: DTYPES[entry.dtype].itemsize for name, entry in agreed.entries.items()}
+    shared = sum((share.stop - share.start) * itemsize[share.name] for share in agreed.shares[rank])
+    return shared + sum(tensor.numel() * tensor.element_size() for tensor in private.tensors.values())
+
+
+def write_rank(storage: Storage, written: Written, staged: Staged) -> None:
+    """Write a rank's files, each durable when this returns. Raises: StorageError."""
+    _create(storage, written, rank_file(staged.rank, "safetensors"), [staged.head, staged.data])
+    _create(storage, written, rank_file(staged.rank, "json"), [_json_bytes(staged.private_json)])
+    if staged.rank == 0:
+        _create(storage, written, STATE, [_json_bytes(staged.shared_json)])
+
+
+def _own(
+    rank: int, agreed: Plan, state: tuple[Encoded, Encoded], entries: dict[str, TensorEntry]
+) -> list[tuple[Share, torch.Tensor, TensorEntry]]:
+    """What a rank's file holds, in order: the larger elements first, which keeps all of them aligned."""
     shared, private = state
     own = [(share, shared.tensors[share.name], agreed.entries[share.name]) for share in agreed.shares[rank]]
-    for name, entry in private_entries(private, rank).items():
-        own.append((Share(name, 0, entry.elements), private.tensors[name], entry))
-    own.sort(key=lambda part: (-DTYPES[part[2].dtype].itemsize, part[0].name, part[0].start))  # keeps all aligned
-    head = safetensors_file.header([_slot(rank, share, entry) for share, _, entry in own])
-    data = [as_bytes(tensor, share.start, share.stop) for share, tensor, _ in own]
-    _create(storage, written, rank_file(rank, "safetensors"), [head, *data])
-    _create(storage, written, rank_file(rank, "json"), [_json_bytes(private)])
-    if rank == 0:
-        _create(storage, written, STATE, [_json_bytes(shared)])
+    own += [(Share(name, 0, entry.elements), private.tensors[name], entry) for name, entry in entries.items()]
+    return sorted(own, key=lambda part: (-DTYPES[part[2].dtype].itemsize, part[0].name, part[0].start))
 
 
 def _create(storage: Storage, written: Written, name: str, chunks: list[Chunk]) -> None:
@@ -101,8 +132,8 @@ def _create(storage: Storage, written: Written, name: str, chunks: list[Chunk]) 
     written.files[name] = FileEntry(sum(len(chunk) for chunk in chunks), hasher.hexdigest())
 
 
-def _json_bytes(encoded: Encoded) -> bytes:
-    return json.dumps(encoded.json, separators=(",", ":"), allow_nan=False).encode("ascii")
+def _json_bytes(value: Json) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def _entry(tensor: torch.Tensor, kind: Literal["weights", "state"], pieces: tuple[Piece, ...]) -> TensorEntry:

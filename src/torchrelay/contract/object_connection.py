@@ -38,6 +38,7 @@ EXCLUSIVE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
 _FIRST_TOUCH_S = 10.0  # an endpoint that has never answered is more likely misspelt than down
 _LONGEST_PAUSE_S = 10.0
 _HTTP_RANGE = 416
+_JITTER = random.SystemRandom()  # drawing from `random` itself would change what a training draws from it
 
 
 class TakenError(FileExistsError):
@@ -192,7 +193,7 @@ class _Retries:
         self.earlier = error
         first_touch = object_errors.is_unreachable(error) and not self.connection.touched
         limit_s = min(self.limit_s, _FIRST_TOUCH_S) if first_touch else self.limit_s
-        pause_s = random.uniform(0.05, min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(self.tries, 10)))
+        pause_s = _JITTER.uniform(0.05, min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(self.tries, 10)))
         if time.monotonic() - self.started + pause_s >= limit_s:
             hint = "; check the endpoint (AWS_ENDPOINT_URL) and the network" if first_touch else ""
             raise StorageError(self._text(error, hint)) from error

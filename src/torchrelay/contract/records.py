@@ -14,7 +14,7 @@ from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.exit_codes import Outcome
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.settings import Json
-from torchrelay.contract.storage import Storage
+from torchrelay.contract.storage import Storage, on_object_storage
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class AttemptRecord:
     workdir: str  # folder that relative paths of the job start from
     backend_id: str = ""  # Slurm job id or Kubernetes Job name
     nodes: int = 1
+    submitted_from: str = ""  # folder of the user's that `workdir` is a copy of; empty if it is none
     resume_from: int | None = None  # step that the attempt was told to start from; see contract/lineage.py
 
 
@@ -51,9 +52,10 @@ class SpecRecord:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """attempts/N/heartbeat.json: replaced by node 0's supervisor every few seconds while the attempt lives."""
+    """attempts/N/heartbeat.json: replaced by node 0's supervisor every `interval_s` while the attempt lives."""
 
     INTERVAL_S: ClassVar[float] = 5.0
+    OBJECT_STORAGE_INTERVAL_S: ClassVar[float] = 15.0
 
     at: float
     pid: int
@@ -61,11 +63,17 @@ class Heartbeat:
     process_started: float  # start time of the process in clock ticks since boot: tells a reused pid apart
     boot_id: str
     restart: int = 0
+    interval_s: float = INTERVAL_S  # how long after this one the next is due
+
+    @classmethod
+    def interval_on(cls, storage: Storage) -> float:
+        """Seconds between heartbeats: each costs a request where the run lies on object storage."""
+        return cls.OBJECT_STORAGE_INTERVAL_S if on_object_storage(storage) else cls.INTERVAL_S
 
 
 @dataclass(frozen=True)
 class StopRequest:
-    """attempts/N/stop.json: somebody asked the attempt to stop; its supervisor looks for it every second."""
+    """attempts/N/stop.json: somebody asked the attempt to stop; its supervisor looks for it every few seconds."""
 
     kind: str  # "stop" (checkpoint first) or "cancel" (now)
     at: float

@@ -88,6 +88,11 @@ def open_storage(url: str, options: dict[str, Json] | None = None) -> Storage:
     return object_storage.open_object_storage(url, options)
 
 
+def on_object_storage(storage: Storage) -> bool:
+    """Whether each look at it is a request over a network, so that polling had better be slow."""
+    return "://" in storage.url
+
+
 class LocalStorage:
     """A folder on a local or shared file system. Files and their folders are synced before a write returns."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchrelay.contract.settings import Json, Limits, setting
-from torchrelay.contract.units import Interval
+from torchrelay.contract.units import Duration, Interval
 
 AT_LEAST_0 = Limits(minimum=0)
 AT_LEAST_1 = Limits(minimum=1)
@@ -138,7 +138,28 @@ class Checkpoint:
     """When to save, and what to keep. A checkpoint is also saved at the end and on a stop."""
 
     every: Interval = setting(
-        lambda: Interval(seconds=300.0), doc="Steps or time between two checkpoints, or both.", example="200 steps"
+        lambda: Interval(seconds=300.0),
+        doc="Steps or time between two checkpoints, or both, or `auto`: as often as `max_overhead` allows.",
+        example="200 steps",
+    )
+    max_overhead: float = setting(
+        0.01,
+        doc="With `every: auto`, the largest part of the time that saving may cost.",
+        limits=Limits(minimum=0.0001, maximum=0.5),
+    )
+    mean_time_between_failures: Duration | None = setting(
+        None,
+        doc="With `every: auto`, choose the interval that loses least at this rate of failures, whatever the overhead.",
+        example="12h",
     )
     keep_last: int = setting(3, doc="How many of the newest checkpoints are kept.", limits=AT_LEAST_1)
+    keep_every: Interval | None = setting(
+        None,
+        doc="Also keep the first checkpoint of every so many steps, or one in every so much time, for ever.",
+        example="10000 steps",
+    )
     keep_best: KeepBest | None = setting(None, doc="Also keep the best one by a metric.")
+    on_storage_failure: Literal["continue", "stop"] = setting(
+        "continue",
+        doc="When a save fails because of the storage: train on and try at the next, or stop with exit code 74.",
+    )

@@ -88,16 +88,22 @@ class NodeCount:
 
 @dataclass(frozen=True)
 class Interval:
-    """How often: every so many steps, every so many seconds, or both. Written `200 steps`, `5m`, `200 steps or 5m`."""
+    """How often: every so many steps, every so many seconds, or both. Written `200 steps`, `5m`, `200 steps or 5m`.
+
+    `auto` leaves it to what is measured.
+    """
 
     steps: int | None = None
     seconds: float | None = None
+    auto: bool = False
 
     EXPECTED = "an interval such as '200 steps', '5m' or '200 steps or 5m'"
 
     @classmethod
     def parse(cls, text: str) -> "Interval":
         """Raises: ValueError."""
+        if text.strip() == "auto":
+            return cls(auto=True)
         steps: int | None = None
         seconds: float | None = None
         for part in re.split(r"\s+or\s+", text.strip()):
@@ -111,6 +117,8 @@ class Interval:
         return cls(steps, seconds)
 
     def __str__(self) -> str:
+        if self.auto:
+            return "auto"
         parts = [f"{self.steps} steps"] if self.steps else []
         return " or ".join(parts + ([str(Duration(self.seconds))] if self.seconds else []))
 

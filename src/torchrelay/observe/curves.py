@@ -4,10 +4,51 @@ Uses tensorboard's own event writer; torch.utils.tensorboard takes far longer to
 """
 
 import logging
+import os
+import shutil
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
+from torchrelay.contract import environment
+from torchrelay.contract.storage import Storage, on_object_storage
+from torchrelay.mirror import Mirror
+
 log = logging.getLogger(__name__)
+
+
+class CurvesFolder:
+    """Where curves are drawn: the run's own folder, or on object storage a local one that is mirrored to the run."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._mirror: Mirror | None = None
+        if not on_object_storage(storage):
+            self.folder = storage.folder(path).url
+            return
+        self.folder = _local_folder()
+        self._mirror = Mirror(Path(self.folder), storage, path)
+
+    def begin(self, purge_step: int) -> "Curves":
+        """Curves of which all that earlier ones have from `purge_step` on does not count any more."""
+        return Curves(self.folder, purge_step)
+
+    def sync_soon(self) -> None:
+        """Have what was flushed sent to the run's storage."""
+        if self._mirror is not None:
+            self._mirror.sync_soon()
+
+    def close(self) -> None:
+        """Send what is left, and tidy up."""
+        if self._mirror is not None:
+            self._mirror.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _local_folder() -> str:
+    """A fresh folder on this node, where the supervisor, if there is one, cleans up after a rank that was killed."""
+    reports = os.environ.get(environment.REPORTS)
+    return tempfile.mkdtemp(prefix="torchrelay-curves-", dir=Path(reports).parent if reports else None)
 
 
 class Curves:
@@ -67,7 +108,7 @@ class Curves:
         return writer
 
 
-_PERFORMANCE = ("samples_per_s", "data_wait_s", "step_s", "memory_bytes", "checkpoint_stall_s")
+_PERFORMANCE = ("samples_per_s", "data_wait_s", "step_s", "memory_bytes", "checkpoint_stall_s", "checkpoint_wait_s")
 
 
 def _tag(name: str) -> str:

@@ -45,3 +45,11 @@ class EventLog:
             return
         self._complained = False
         self._buffer.clear()
+
+    def close(self) -> None:
+        """Append what is buffered, and make others see it before this process ends."""
+        self.flush()
+        try:
+            self._storage.flush()
+        except StorageError as error:
+            log.warning("the last events were lost: %s", error)

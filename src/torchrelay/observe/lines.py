@@ -2,7 +2,7 @@
 
 from torchrelay.contract.log_lines import PROGRESS
 
-_SHOWN_OTHERWISE = ("samples_per_s", "data_wait_s", "step_s", "memory_bytes", "checkpoint_stall_s")
+_SHOWN_OTHERWISE = ("samples_per_s", "data_wait_s", "step_s", "memory_bytes", "checkpoint_stall_s", "checkpoint_wait_s")
 
 
 def progress(step: int, total: int | None, metrics: dict[str, float], eta_s: float | None) -> str:

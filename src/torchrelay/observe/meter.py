@@ -15,7 +15,7 @@ class Meter:
         self._first_step = self._last_step = 0
         self._samples = 0
         self._data_wait_s = 0.0
-        self._stall_s = 0.0
+        self._stall_s = self._waited_s = 0.0
 
     def restart(self, step: int) -> None:
         """Begin now, after `step` steps: what was before says nothing about the speed."""
@@ -27,9 +27,10 @@ class Meter:
         self._samples += samples
         self._data_wait_s += data_wait_s
 
-    def stall(self, seconds: float) -> None:
-        """Count a time in which training stood still for a checkpoint."""
+    def stall(self, seconds: float, waited_s: float = 0.0) -> None:
+        """Count a time in which training stood still for a checkpoint, of which it waited for the one before."""
         self._stall_s += seconds
+        self._waited_s += waited_s
 
     def eta_s(self, step: int, total: int) -> float | None:
         """Seconds from `step` to `total`, at the speed so far."""
@@ -46,8 +47,10 @@ class Meter:
             speed["samples_per_s"] = self._samples / busy
         if self._stall_s:
             speed["checkpoint_stall_s"] = self._stall_s
+        if self._waited_s:
+            speed["checkpoint_wait_s"] = self._waited_s
         self._since, self._last_step = now, step
-        self._samples, self._data_wait_s, self._stall_s = 0, 0.0, 0.0
+        self._samples, self._data_wait_s, self._stall_s, self._waited_s = 0, 0.0, 0.0, 0.0
         return speed
 
     def _memory(self) -> int:

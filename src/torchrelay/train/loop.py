@@ -38,7 +38,7 @@ def train(run: Run) -> None:
             run.log(metrics, samples=samples, data_wait_s=parts.batches.take_wait_s())
             advance_schedule(parts, step + 1)
             if evaluation_due(parts, step + 1):
-                evaluate(parts, run, step + 1)
+                evaluate(parts, run)
 
 
 def backward(parts: Parts, step: int) -> torch.Tensor:
@@ -118,19 +118,18 @@ def catch_up(parts: Parts, run: Run) -> None:
     Collective: yes
     """
     if evaluation_due(parts, run.step) and run.evaluated_step != run.step:
-        evaluate(parts, run, run.step)
+        evaluate(parts, run)
     if parts.state.stopped_early:
         run.finish()
 
 
-def evaluate(parts: Parts, run: Run, done: int) -> None:
-    """Evaluate, and act on the result. A stop breaks it off, to be repeated after the resume; not so the last one.
+def evaluate(parts: Parts, run: Run) -> None:
+    """Evaluate, and act on the result. A stop breaks it off, to be repeated after the resume.
 
     Collective: yes
     """
     assert parts.evaluator is not None
-    last = done == parts.total_steps
-    metrics = parts.evaluator.evaluate(parts.module, lambda: run.should_stop() and not last)
+    metrics = parts.evaluator.evaluate(parts.module, run.should_stop)
     if metrics is None:
         return
     run.evaluated(metrics)

@@ -119,7 +119,9 @@ class Builder:
                 raise self.error(where, f"{path}: {error}") from error
             raise  # a disk or a network in trouble: starting again may help
         except Exception as error:
-            raise self.error(where, f"{path} refused its arguments: {_describe(error)}") from error
+            given = ", ".join(f"{name}={value!r:.60}" for name, value in named.items())
+            refused = f"{path} refused its arguments{f' ({given})' if given else ''}: {_describe(error)}"
+            raise self.error(where, refused) from error
 
 
 def with_auto(args: dict[str, Json], value: int) -> dict[str, Json]:

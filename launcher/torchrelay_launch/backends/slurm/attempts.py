@@ -1,5 +1,6 @@
 """Which attempt a job is for, and claiming the one after: everything here holds however often Slurm starts the job."""
 
+import dataclasses
 import os
 import socket
 import time
@@ -81,7 +82,14 @@ def claim_next(storage: Storage, after: int, job_id: str) -> int:
     """Claim the attempt that follows, for `job_id` until another job has it. Raises: SupersededError; StorageError."""
     old = record_of(storage, after)
     spec = storage.read(layout.attempt_file(after, "spec"))
-    record = AttemptRecord(after + 1, "slurm", time.time(), socket.gethostname(), old.workdir, job_id, old.nodes)
+    record = dataclasses.replace(
+        old,
+        number=after + 1,
+        created_at=time.time(),
+        host=socket.gethostname(),
+        backend_id=job_id,
+        resume_from=None,
+    )
     try:
         storage.create(layout.attempt_file(record.number, "attempt"), records.dump(record))
     except FileExistsError:

@@ -8,10 +8,12 @@ from torchrelay.contract import environment, layout, records
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.exit_codes import ExitCode, Outcome, RunState
 from torchrelay.contract.records import StopRequest
-from torchrelay.contract.storage import Storage, open_storage
+from torchrelay.contract.storage import Storage
+from torchrelay.contract.storage_options import to_environment
+from torchrelay_launch import code_snapshot
 from torchrelay_launch.backends.base import HIDDEN, Command, RunRef, Submission
 from torchrelay_launch.backends.slurm import client, journal, script, shell_environment, watching
-from torchrelay_launch.runs import request_stop
+from torchrelay_launch.runs import open_for, request_stop
 from torchrelay_launch.runs.claims import user_at_host
 from torchrelay_launch.spec.models import JobSpec, Kubernetes
 from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
@@ -41,21 +43,23 @@ class SlurmBackend:
         )
 
     def submit(self, submission: Submission, *, tethered: bool) -> "SlurmHandle":  # noqa: ARG002 - no tether
-        """Write the script and the environment, and hand the script to sbatch. Raises: TorchrelayError with the reason."""
+        """Copy the code, write script and environment, and hand the script to sbatch. Raises: TorchrelayError."""
         job, run = submission.job, submission.run
         shell_environment.check_secrets(job.secrets)
         _check_partition(job)
         ((path, text),) = submission.files.items()
         _write_script(path, text)
+        note = _copy_code(job, run)
         import os
 
-        data = shell_environment.as_shell(os.environb, path)
+        options = {os.fsencode(name): os.fsencode(value) for name, value in to_environment(job.storage_options).items()}
+        data = shell_environment.as_shell({**os.environb, **options}, path)
         shell_environment.write(script.environment_file(job_folder(run), run.attempt), data)
         *_, argument = submission.submits[0].argv
         job_id = client.submit(path, argument)
-        storage = open_storage(run.url)
+        storage = open_for(job, run.url)
         journal.set_backend_id(storage, run.attempt, job_id)
-        return SlurmHandle(storage, job_id)
+        return SlurmHandle(storage, job_id, (note,))
 
     def status(self, storage: Storage, attempt: int) -> RunState | None:
         """What Slurm says of the attempt's job; None if it knows nothing of it."""
@@ -82,8 +86,10 @@ class SlurmBackend:
 class SlurmHandle:
     """A run on Slurm, followed from its first job to its last."""
 
-    def __init__(self, storage: Storage, job_id: str) -> None:
+    def __init__(self, storage: Storage, job_id: str, notes: tuple[str, ...] = ()) -> None:
+        self.notes = notes  # what whoever submitted should know
         self._storage, self.backend_id = storage, job_id
+        self.attempt = records.attempt_numbers(storage)[-1]  # the newest, which whoever follows shows
         self._looked = self._asked = 0.0
         self._code: int | None = None
 
@@ -107,7 +113,7 @@ class SlurmHandle:
         """A batch job needs no launcher."""
 
     def _look(self, now: float) -> int | None:
-        newest = records.attempt_numbers(self._storage)[-1]
+        newest = self.attempt = records.attempt_numbers(self._storage)[-1]
         outcome = journal.outcome_of(self._storage, newest)
         if outcome is not None:
             end = journal.read_end(self._storage, newest)
@@ -143,6 +149,16 @@ def job_folder(run: RunRef) -> str:
     if "://" in run.url:
         return str(Path.home() / ".torchrelay" / "slurm" / run.run_id)
     return f"{run.url}/slurm"
+
+
+def _copy_code(job: JobSpec, run: RunRef) -> str:
+    """Make the folder that the job runs in, and note it with the attempt before the job can begin."""
+    folder = script.code_folder(job, run)
+    if folder == run.workdir:
+        return "the code is not copied: code is live"
+    taken = code_snapshot.take(Path(run.workdir), Path(folder))
+    journal.set_workdir(open_for(job, run.url), run.attempt, folder, run.workdir)
+    return str(taken)
 
 
 def _write_script(path: str, text: str) -> None:
@@ -211,6 +227,7 @@ def _torchrun(job: JobSpec, run: RunRef, node: int) -> Command:
         environment.RESTART: "0",
         environment.NODE: str(node),
         environment.REPORTS: f"{SCRATCH}/reports",
+        **to_environment(job.storage_options),
     }
     hidden = dict.fromkeys(job.secrets, HIDDEN)
     title = f"node {node}: torchrun, started by the supervisor"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torchrelay.contract import layout, records
 from torchrelay.contract.errors import TorchrelayError
-from torchrelay.contract.exit_codes import Outcome
+from torchrelay.contract.exit_codes import ExitCode, Outcome
 from torchrelay.contract.records import OutcomeRecord, StopRequest
 from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.slurm import client, journal
@@ -28,6 +28,7 @@ class Evidence:
     restart_count: int
     failed_nodes: list[str]
     because: Cause | None = None  # as Slurm says in the job's output
+    srun_code: int | None = None  # None where it was not waited for
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def cause_of(found: Evidence) -> Cause:
         return Cause.NODE_FAILURE
     if found.terminated:
         return _terminated(found)
-    if outcome is Outcome.PREEMPTED:
-        return Cause.TIME_LIMIT
+    if outcome is Outcome.PREEMPTED:  # the ranks have saved; where nobody told them to, their supervisor was killed
+        return Cause.TIME_LIMIT if found.srun_code in (None, 0, ExitCode.PREEMPTED) else Cause.LOST
     return Cause.FAILED if found.outcome is not None and not _lost(found.outcome) else Cause.LOST
 
 

@@ -22,7 +22,7 @@ from torchrelay.contract.errors import TorchrelayError
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import StopRequest
 from torchrelay.contract.storage import Storage, open_storage
-from torchrelay_launch.backends.slurm import attempts, causes, journal, policy
+from torchrelay_launch.backends.slurm import attempts, causes, journal, policy, script
 from torchrelay_launch.backends.slurm.attempts import Start, Task
 from torchrelay_launch.backends.slurm.journal import End, Past
 from torchrelay_launch.backends.slurm.meeting_point import meeting_point
@@ -87,7 +87,7 @@ class BatchJob:
         """What ended the attempt. Writes what nobody else has: an outcome, and who stopped it."""
         words = causes.read_words(self._output, self._offset)
         evidence = causes.gather(self._storage, task.number, task.begin, words, terminated=self._terminated)
-        cause = causes.cause_of(evidence)
+        cause = causes.cause_of(dataclasses.replace(evidence, srun_code=code))
         if evidence.outcome is None:
             attempts.conclude_silent(self._storage, task.number, cause, f"srun ended with exit code {code}")
         if cause is Cause.STOPPED and evidence.stop is None:
@@ -108,6 +108,7 @@ class BatchJob:
 
     def _finish(self, task: Task, end: End, verdict: Verdict) -> int:
         self._write(task, end, verdict, "")
+        script.forget_environment(os.environ.get(SCRIPT, ""))
         return end.exit_code or (0 if end.cause is Cause.COMPLETED else int(ExitCode.PREEMPTED))
 
     def _hand_on(self, task: Task, end: End, verdict: Verdict, number: int) -> int:

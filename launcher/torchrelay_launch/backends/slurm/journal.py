@@ -117,6 +117,15 @@ def set_backend_id(storage: Storage, attempt: int, job_id: str) -> None:
         storage.replace(path, records.dump(dataclasses.replace(record, backend_id=job_id)))
 
 
+def set_workdir(storage: Storage, attempt: int, workdir: str, submitted_from: str) -> None:
+    """Note where an attempt runs that runs in a copy. Only before the attempt can begin."""
+    path = layout.attempt_file(attempt, "attempt")
+    record = records.read(storage, AttemptRecord, path)
+    if record is not None:
+        changed = dataclasses.replace(record, workdir=workdir, submitted_from=submitted_from)
+        storage.replace(path, records.dump(changed))
+
+
 def outcome_of(storage: Storage, attempt: int) -> OutcomeRecord | None:
     return records.read(storage, OutcomeRecord, layout.attempt_file(attempt, "outcome"))
 

@@ -2,7 +2,7 @@
 
 What was looked up in Slurm 22.05 to 24.11 (sbatch(1), srun(1)) and tried on 22.05:
 
-- `#SBATCH` lines know double quotes with backslash escapes, and expand nothing. A blank that is only escaped ends a value.
+- `#SBATCH` lines know double quotes with backslash escapes, and expand nothing. A blank outside quotes ends a value.
 - `--export=NIL` keeps the submitting environment out of the job record.
 - From 22.05 on, srun does not take `--cpus-per-task` over from sbatch.
 - `--signal=USR1@S` goes to the steps, not to the batch shell, up to a minute early. Times are whole minutes.
@@ -65,7 +65,8 @@ def sbatch_options(job: JobSpec, output: str) -> list[Option]:
     if resources.memory is not None:
         options.append(("mem", f"{max(1, math.ceil(resources.memory / 2**20))}M"))
     if resources.time_limit is not None:
-        options += [("time", minutes(resources.time_limit)), ("signal", f"USR1@{round(job.restarts.grace)}")]
+        options.append(("time", minutes(resources.time_limit)))
+    options.append(("signal", f"USR1@{round(job.restarts.grace)}"))  # the partition may have a limit of its own
     options.append(("no-requeue", None) if slurm.requeue == "never" else ("requeue", None))
     return options + _extra(slurm.extra, {name for name, _ in options})
 

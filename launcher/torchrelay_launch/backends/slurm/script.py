@@ -25,7 +25,7 @@ def render(job: JobSpec, run: RunRef, folder: str) -> str:
     values = {
         "sbatch_options": "\n".join(f"#SBATCH {options.quoted(one)}" for one in options.sbatch_options(job, output)),
         "environment_file": shlex.quote(environment_file(folder, run.attempt)),
-        "workdir": shlex.quote(run.workdir),
+        "workdir": shlex.quote(code_folder(job, run)),
         "setup": "\n".join(job.slurm.setup) or ":",
         "container": _container(job, run),
         "node_python": shlex.quote(node_python(job, python)),
@@ -58,6 +58,17 @@ def environment_file(folder: str, attempt: int) -> str:
     return f"{folder}/a{attempt:04d}.env"
 
 
+def code_folder(job: JobSpec, run: RunRef) -> str:
+    """The folder that the job runs in: a copy of the code in the run, or where it was submitted."""
+    return run.workdir if job.code == "live" or "://" in run.url else f"{run.url}/code/a{run.attempt:04d}"
+
+
+def forget_environment(script: str) -> None:
+    """Remove the environment of a run that is over: it may hold secrets, and a resume brings its own."""
+    if script.endswith(".sbatch"):
+        Path(script).with_suffix(".env").unlink(missing_ok=True)
+
+
 def _value(values: dict[str, str], indent: str, place: re.Match[str]) -> str:
     name = place[1]
     if name not in values:
@@ -88,7 +99,7 @@ def _container(job: JobSpec, run: RunRef) -> str:
     binds = sorted({run.workdir, run.url.rpartition("/")[0] or "/"} - {"/"})
     words = ["apptainer", "exec", *(["--nv"] if job.resources.gpus_per_node else [])]
     words += [word for bind in binds if "://" not in bind for word in ("--bind", bind)]
-    return shlex.join([*words, "--pwd", run.workdir, job.slurm.apptainer])
+    return shlex.join([*words, "--pwd", code_folder(job, run), job.slurm.apptainer])
 
 
 def node_python(job: JobSpec, python: str) -> str:

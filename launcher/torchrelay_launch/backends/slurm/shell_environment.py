@@ -30,7 +30,7 @@ def check_secrets(names: list[str]) -> None:
 
 
 def as_shell(environment: Mapping[bytes, bytes], script: str) -> bytes:
-    """Bash code that sets these variables and functions. `script`: path of the batch script, which submits itself again."""
+    """Bash code that sets these variables and functions. `script`: path of the batch script that sources it."""
     lines = []
     for name, value in sorted(environment.items()):
         function = _FUNCTION.fullmatch(name)

@@ -1,0 +1,62 @@
+"""Real ranks that restore together: each file is read by one of them, and all of them get all of it."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from torchrelay.contract import manifest
+from torchrelay.contract.storage import LocalStorage
+
+PROGRAM = Path(__file__).with_name("programs") / "spread.py"
+
+
+def gang(root: Path, world_size: int, *arguments: str) -> list[Any]:
+    """What each rank printed."""
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(root), str(rank), str(world_size), str(server.port), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        ended = [rank.communicate(timeout=120) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    for rank, (_, err) in zip(ranks, ended, strict=True):
+        assert rank.returncode == 0, err.decode()
+    return [json.loads(out) if out else None for out, _ in ended]
+
+
+@pytest.mark.parametrize(("saved_by", "restored_by"), [(2, 2), (2, 3), (3, 2)])
+def test_each_file_is_read_by_one_rank_and_everyone_has_all(tmp_path: Path, saved_by: int, restored_by: int) -> None:
+    gang(tmp_path, saved_by, "save", "1")
+    storage = LocalStorage(tmp_path)
+    newest = manifest.committed(storage)[0]
+    assert manifest.verify(storage, newest.folder) == []
+    ends = gang(tmp_path, restored_by, "restore")
+    assert [one["step"] for one in ends] == [2] * restored_by
+    assert [one["private"] for one in ends] == [rank < saved_by for rank in range(restored_by)]
+    read = Counter(name for one in ends for name in one["files"])
+    files = manifest.read_manifest(storage, newest.folder).files
+    assert read == Counter([*files, "manifest.json"])
+    sharing = [rank for rank, one in enumerate(ends) if any(name.endswith(".safetensors") for name in one["files"])]
+    assert sharing == list(range(min(saved_by, restored_by)))
+
+    damaged = tmp_path / newest.folder / manifest.rank_file(1, "safetensors")
+    content = bytearray(damaged.read_bytes())
+    content[-9] ^= 1
+    damaged.write_bytes(content)
+    assert [one["step"] for one in gang(tmp_path, restored_by, "restore")] == [1] * restored_by
+    assert manifest.marked_damaged(storage, newest.folder)

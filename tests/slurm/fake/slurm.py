@@ -1,0 +1,210 @@
+"""A stateful stand-in for Slurm's commands, for quick tests: one file of state, jobs as processes of this machine.
+
+    python slurm.py COMMAND ARGUMENTS...     as sbatch, squeue, scontrol, scancel, sacct, sinfo or srun
+
+FAKE_SLURM names the folder of the state. A job starts at once unless the state says `hold`. Nodes are n1 to n4. What it
+knows is what torchrelay asks for, in the words of Slurm 22.05.
+"""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(os.environ["FAKE_SLURM"])
+NODES = ["n1", "n2", "n3", "n4"]
+KILL_WAIT_S = 5.0
+State = dict[str, Any]
+
+
+@contextmanager
+def state() -> Iterator[State]:
+    """The state, held by one process at a time, written back at the end."""
+    path = FOLDER / "state.json"
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        values: State = json.loads(path.read_text()) if path.exists() else {"jobs": {}, "nodes": {}, "hold": False}
+        yield values
+        path.write_text(json.dumps(values, indent=1))
+
+
+def sbatch(argv: list[str]) -> int:
+    given = [one.removeprefix("--").partition("=") for one in argv if one.startswith("--")]
+    options = {name: value for name, _, value in given}
+    script, *arguments = [one for one in argv if not one.startswith("--")]
+    text = Path(script).read_text()
+    for name, quoted, plain in re.findall(r'^#SBATCH --([a-z-]+)(?:="((?:[^"\\]|\\.)*)"|=(\S+))?$', text, re.MULTILINE):
+        options.setdefault(name, re.sub(r"\\(.)", r"\1", quoted) or plain)
+    if options.get("partition", "main") != "main":
+        print("sbatch: error: invalid partition specified: " + options["partition"], file=sys.stderr)
+        return 1
+    with state() as now:
+        job_id = str(len(now["jobs"]) + 1)
+        now["jobs"][job_id] = {"state": "PENDING", "options": options, "script": script, "arguments": arguments}
+        now["jobs"][job_id] |= {"restarts": 0, "nodes": [], "preempted": "None", "said": [], "codes": []}
+    start(job_id)
+    print(job_id)
+    return 0
+
+
+def start(job_id: str) -> None:
+    """Begin a job that can begin: a process of its own runs the script and notes its end."""
+    with state() as now:
+        job = now["jobs"][job_id]
+        excluded = set(job["options"].get("exclude", "").split(",")) | {
+            n for n, s in now["nodes"].items() if s != "IDLE"
+        }
+        free = [node for node in NODES if node not in excluded]
+        count = int(job["options"].get("nodes", "1").split("-")[0])
+        if now["hold"] or job["state"] != "PENDING" or len(free) < count:
+            return
+        job |= {"state": "RUNNING", "nodes": free[:count]}
+    process = subprocess.Popen(
+        [sys.executable, __file__, "_run", job_id],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # or whoever reads what sbatch prints would wait for the job
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
+    process.returncode = 0
+
+
+def _run(argv: list[str]) -> int:
+    """Be the batch step of a job."""
+    with state() as now:
+        job = now["jobs"][argv[0]]
+    names = ("PATH", "FAKE_SLURM", "HOME")
+    environment = {name: os.environ[name] for name in names if name in os.environ} | {
+        "SLURM_JOB_ID": argv[0],
+        "SLURM_JOB_NODELIST": ",".join(job["nodes"]),
+        "SLURM_JOB_NUM_NODES": str(len(job["nodes"])),
+        "SLURM_RESTART_COUNT": str(job["restarts"]),
+    }
+    output = Path(job["options"]["output"].replace("%%", "\0").replace("%j", argv[0]).replace("\0", "%"))
+    with output.open("ab") as out:
+        process = subprocess.Popen(
+            ["bash", job["script"], *job["arguments"]], env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+        with state() as now:
+            now["jobs"][argv[0]]["pid"] = process.pid
+        code = process.wait()
+    with state() as now:
+        job = now["jobs"][argv[0]]
+        job["codes"].append(code)
+        ends = {"RUNNING": "COMPLETED" if code == 0 else "FAILED", "REQUEUEING": "PENDING"}
+        job["state"] = ends.get(job["state"], job["state"])
+    start(argv[0])
+    return 0
+
+
+def end(job_id: str, as_state: str, because: str = "") -> None:
+    """What Slurm does to a running job: a word in its output, SIGTERM, and after KillWait SIGKILL."""
+    with state() as now:
+        job = now["jobs"][job_id]
+        if job["state"] == "PENDING":
+            job["state"] = as_state
+            return
+        if job["state"] != "RUNNING":
+            return
+        job["state"] = as_state
+        job["restarts"] += as_state == "REQUEUEING"
+        output = Path(job["options"]["output"].replace("%%", "%").replace("%j", job_id))
+    due = f" DUE TO {because}" if because else ""
+    with output.open("a") as out:
+        out.write(f"slurmstepd-n1: error: *** JOB {job_id} ON n1 CANCELLED AT 2026-11-21T10:25:52{due} ***\n")
+    os.killpg(job["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + KILL_WAIT_S
+    while time.monotonic() < deadline and Path(f"/proc/{job['pid']}").exists():
+        time.sleep(0.05)
+    if Path(f"/proc/{job['pid']}").exists():
+        os.killpg(job["pid"], signal.SIGKILL)
+
+
+def scancel(argv: list[str]) -> int:
+    for job_id in [one for one in argv if not one.startswith("-")]:
+        end(job_id, "CANCELLED")
+    return 0
+
+
+def scontrol(argv: list[str]) -> int:
+    words = [one for one in argv if not one.startswith("-")]
+    if words[0] == "requeue":
+        end(words[1], "REQUEUEING", "JOB REQUEUE")
+    elif words[0] == "preempt":  # not Slurm's: tests call it
+        end(words[1], "PREEMPTED", "PREEMPTION")
+    elif words[0] == "lose":  # not Slurm's either: the first node goes, and Slurm requeues the job
+        with state() as now:
+            job = now["jobs"][words[1]]
+            job["state"] = "REQUEUEING"
+            job["restarts"] += 1
+        os.killpg(job["pid"], signal.SIGKILL)
+    elif words[:2] == ["show", "hostnames"]:
+        print("\n".join(words[2].split(",")))
+    else:
+        return show(words[1], words[2])
+    return 0
+
+
+def show(kind: str, name: str) -> int:
+    with state() as now:
+        job, node = now["jobs"].get(name), now["nodes"].get(name, "IDLE")
+    if kind == "node":
+        print(f"NodeName={name} NodeAddr=127.0.0.1 State={node}")
+    elif kind == "partition" and name == "main":
+        print(f"PartitionName=main MaxTime=01:00:00 TotalNodes={len(NODES)} MaxNodes=UNLIMITED")
+    elif kind == "job" and job is not None:
+        shown = {"REQUEUEING": "COMPLETING"}.get(job["state"], job["state"])
+        print(
+            f"JobId={name} JobState={shown} Reason=None Restarts={job['restarts']} RunTime=00:00:10 "
+            f"TimeLimit=01:00:00 PreemptTime={job['preempted']} NodeList={','.join(job['nodes']) or '(null)'}"
+        )
+    else:
+        print(f"slurm_load_{kind}s error: Invalid {kind} id specified", file=sys.stderr)
+        return 1
+    return 0
+
+
+def sacct(argv: list[str]) -> int:
+    with state() as now:
+        job = now["jobs"].get(argv[argv.index("-j") + 1])
+    if job:
+        print(f"{job['state']}|0:0|{','.join(job['nodes'])}")
+    return 0
+
+
+def sinfo(argv: list[str]) -> int:
+    print("main*" if "--format=%P" in argv else "main")
+    return 0
+
+
+def squeue(_argv: list[str]) -> int:
+    with state() as now:
+        print("\n".join(job_id for job_id, job in now["jobs"].items() if job["state"] in ("PENDING", "RUNNING")))
+    return 0
+
+
+def srun(argv: list[str]) -> int:
+    """One task per node; the highest exit code counts."""
+    command = argv[next(index for index, word in enumerate(argv) if not word.startswith("--")) :]
+    count = int(os.environ["SLURM_JOB_NUM_NODES"])
+    tasks = [subprocess.Popen(command, env=os.environ | {"SLURM_NODEID": str(index)}) for index in range(count)]
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    codes = [task.wait() for task in tasks]
+    return max(code if code >= 0 else 128 - code for code in codes)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    one.__name__: one for one in (sbatch, squeue, scontrol, scancel, sacct, sinfo, srun, _run)
+}
+
+if __name__ == "__main__":
+    sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:]))
