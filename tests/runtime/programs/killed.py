@@ -107,8 +107,7 @@ def begin() -> None:
 
 def attempt(kill_at: int) -> None:
     storage = open_storage(URL)
-    for folder in retention.leftovers(storage, Writer(2)):  # so that each attempt has the same points
-        storage.delete(folder)
+    retention.retain(storage, Writer(2), Checkpoint(keep_last=2))  # so that each attempt has the same points
     storage.create(f"{layout.checkpoint_folder(9, Writer(1))}/rank-00000.json", b"{}")  # for the sweep
     storage.create(layout.restart_file(Writer(1, kill_at)), b"{}")
     gang(Deadly(storage, kill_at), Writer(1, kill_at), restore_and_save(10 + kill_at))
