@@ -20,14 +20,12 @@ def test_a_kill_at_any_point_loses_nothing(tmp_path: Path) -> None:
     lines = [line.split("|") for line in ran.stdout.splitlines()]
     points = [point for point, _ in lines]
     newest, damaged = zip(*(json.loads(found) for _, found in lines), strict=True)
-    assert newest[0] == 2  # the third is damaged
     assert None not in newest
     assert list(newest) == sorted(newest)  # what was committed once is never lost
+    assert newest[-1] > newest[0] >= 11  # the attempt that nothing happened to
     assert {tuple(steps) for steps in damaged} == {(3,)}  # and nothing else is ever damaged
-    assert points[-1] == "through"
-    assert newest[-1] == 10 + len(points)
+    files = ("manifest.json", "damaged.json", "state.json", "rank-00000.safetensors", "rank-00001.json")
     for moment in ("before", "after"):
-        files = ("manifest.json", "damaged.json", "state.json", "rank-00000.safetensors", "rank-00001.json")
-        assert {f"{moment} create {name}" for name in files} <= set(points)
-        assert f"{moment} delete manifest.json" in points
-        assert f"{moment} open rank-00001.safetensors" in points
+        assert {f"{moment} create {name}#1" for name in files} <= set(points)
+        assert {f"{moment} delete {name}#1" for name in ("manifest.json", "step")} <= set(points)
+        assert f"{moment} open rank-00001.safetensors#1" in points

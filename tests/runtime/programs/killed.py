@@ -7,9 +7,11 @@ a line for each: the operation, the newest good step then, and the steps that sh
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +25,7 @@ from torchrelay.contract.storage import open_storage
 from torchrelay.contract.training import Checkpoint
 
 URL, WHICH = sys.argv[1:]
+DAMAGED = layout.checkpoint_folder(3, Writer(2))  # of a later writer, and so the newest for all attempts here
 CHANGING = ("create", "replace", "delete")
 OPERATIONS = (*CHANGING, "read", "open", "size", "list")
 RANKS = 2
@@ -31,8 +34,9 @@ RANKS = 2
 class Deadly:
     """Storage that kills its process at one point."""
 
-    def __init__(self, inner: Any, kill_at: int) -> None:
-        self._inner, self._kill_at, self._count = inner, kill_at, 0
+    def __init__(self, inner: Any, kill_at: str) -> None:
+        self._inner, self._kill_at = inner, kill_at
+        self.points: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
@@ -51,9 +55,10 @@ class Deadly:
 
     def _point(self, what: str) -> None:
         with self._lock:
-            self._count += 1
-            if self._count == self._kill_at:
-                os.write(1, f"{what}|".encode())
+            what = re.sub(r"step-\d+-a\d+-r\d+", "step", what)
+            self.points[what] += 1
+            if f"{what}#{self.points[what]}" == self._kill_at:
+                os.write(1, f"{self._kill_at}|".encode())
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -100,18 +105,22 @@ def begin() -> None:
     """Two good checkpoints and a damaged one."""
     storage = open_storage(URL)
     for step in (1, 2, 3):
-        gang(storage, Writer(1), save(step))
+        gang(storage, Writer(2 if step == 3 else 1), save(step))
     newest = f"{manifest.newest_committed(storage).folder}/rank-00000.json"  # type: ignore[union-attr]
     storage.replace(newest, b"x" * len(storage.read(newest)))
 
 
-def attempt(kill_at: int) -> None:
+def attempt(number: int, kill_at: str) -> list[str]:
+    """Restore, save, commit and sweep; all points that lay on the way, each with how often it came so far."""
     storage = open_storage(URL)
-    for folder in retention.leftovers(storage, Writer(2)):  # so that each attempt has the same points
-        storage.delete(folder)
+    retention.retain(storage, Writer(2), Checkpoint(keep_last=2))  # so that each attempt has the same points
     storage.create(f"{layout.checkpoint_folder(9, Writer(1))}/rank-00000.json", b"{}")  # for the sweep
-    storage.create(layout.restart_file(Writer(1, kill_at)), b"{}")
-    gang(Deadly(storage, kill_at), Writer(1, kill_at), restore_and_save(10 + kill_at))
+    if number > 1:
+        storage.delete(f"{DAMAGED}/{manifest.DAMAGED}")
+    storage.create(layout.restart_file(Writer(1, number)), b"{}")
+    deadly = Deadly(storage, kill_at)
+    gang(deadly, Writer(1, number), restore_and_save(10 + number))
+    return [f"{what}#{count + 1}" for what, times in sorted(deadly.points.items()) for count in range(times)]
 
 
 def look() -> None:
@@ -122,7 +131,7 @@ def look() -> None:
     os.write(1, json.dumps([good.step if good else None, damaged]).encode() + b"\n")
 
 
-def forked(work: Callable[[], None]) -> int:
+def forked(work: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
         work()
@@ -130,13 +139,18 @@ def forked(work: Callable[[], None]) -> int:
     return os.waitpid(child, 0)[1]
 
 
+def all_points() -> list[str]:
+    """The points of an attempt that nothing happens to."""
+    end, start = os.pipe()
+    assert forked(lambda: os.write(start, "\n".join(attempt(1, "")).encode())) == 0
+    os.close(start)
+    with os.fdopen(end) as pipe:
+        return pipe.read().splitlines()
+
+
 if forked(begin) != 0:
     sys.exit(1)
-for point in range(1, 1000):
-    status = forked(lambda: attempt(point))  # noqa: B023  # called at once
-    if status == 0:
-        os.write(1, b"through|")
-    if forked(look) != 0 or status not in (0, signal.SIGKILL):
-        sys.exit(1)
-    if status == 0:
-        break
+for number, point in enumerate(all_points(), 2):
+    status = forked(lambda: attempt(number, point))  # noqa: B023  # called at once
+    if status != signal.SIGKILL or forked(look) != 0:
+        sys.exit(f"{point}: {status}")
