@@ -1,6 +1,6 @@
 """What is installed beside the launcher, found out without importing it."""
 
-import importlib.util
+import importlib.machinery
 import re
 from pathlib import Path
 
@@ -10,7 +10,7 @@ def torch_version() -> str:
 
     Read from its own version.py: importlib.metadata would cost `render` as much as all of YAML does.
     """
-    found = importlib.util.find_spec("torch")
+    found = importlib.machinery.PathFinder.find_spec("torch")
     if found is None or found.origin is None:
         return ""
     try:

@@ -1,4 +1,3 @@
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +12,4 @@ def test_torchs_version_is_what_its_package_says() -> None:
 
 def test_without_torch_there_is_no_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.path", [str(tmp_path)])
-    monkeypatch.setattr("sys.meta_path", sys.meta_path[:3])
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
     assert torch_version() == ""

@@ -5,6 +5,7 @@ Rules look at what could be read, so that they speak up even where other parts o
 
 from typing import Any
 
+from torchrelay.contract.training import Checkpoint
 from torchrelay.contract.units import NodeCount
 from torchrelay_launch.spec.decode import Decoded
 from torchrelay_launch.spec.models import Resources, Restarts
@@ -150,8 +151,8 @@ def _saving(found: Decoded) -> None:
     every = found.values.get("checkpoint.every")
     if every is not None and every.auto:
         return
-    for key in ("checkpoint.max_overhead", mean_time):
-        if found.has(key):
+    for key, default in (("checkpoint.max_overhead", Checkpoint.max_overhead), (mean_time, None)):
+        if found.values.get(key, default) != default:  # a recorded spec names every key
             text = f"{key}: this goes with `checkpoint.every: auto`"
             found.problem(found.place(key), text, "write `every: auto`, or remove it")
 
