@@ -28,13 +28,13 @@ lint: $(DEV)  ## style, imports between layers, spelling, shell
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/shellcheck .ci/run tests/slurm/install.sh
+	$(BIN)/shellcheck .ci/run tests/install.sh
 
 types: $(DEV)  ## mypy, strict
 	$(BIN)/mypy
 
 test: $(DEV)  ## all tests, after installing Slurm for them (needs root or sudo)
-	tests/slurm/install.sh
+	tests/install.sh
 	$(BIN)/pytest
 
 bench: $(BENCH)  ## measure against peers and write docs/benchmarks.md

@@ -212,7 +212,7 @@ class Cluster:
         programs = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct")
         missing = [one for one in programs if shutil.which(one, path=self.environment["PATH"]) is None]
         if missing:
-            raise ClusterError(f"missing: {', '.join(missing)}; `tests/slurm/install.sh` installs them")
+            raise ClusterError(f"missing: {', '.join(missing)}; `tests/install.sh` installs them")
 
     def _configure(self) -> None:
         host = socket.gethostname().split(".")[0]

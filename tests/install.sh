@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs what the Slurm tests need from Debian's or Ubuntu's own packages: slurmctld, slurmd, slurmdbd with MariaDB,
-# and munge. Does nothing when all of it is there. Starts no service: the tests start daemons of their own.
+# Installs what the tests need from Debian's or Ubuntu's own packages: slurmctld, slurmd, slurmdbd with MariaDB and munge
+# for a real Slurm, and iproute2 for pods in networks of their own. Does nothing when all of it is there. Starts no service: the tests start daemons of their own.
 set -euo pipefail
 
-programs=(slurmctld slurmd slurmdbd sbatch sacct munged mariadbd mariadb-install-db)
-packages=(slurm-wlm slurmdbd munge mariadb-server)
+programs=(slurmctld slurmd slurmdbd sbatch sacct munged mariadbd mariadb-install-db ip)
+packages=(slurm-wlm slurmdbd munge mariadb-server iproute2)
 
 missing() {
     local program
@@ -17,9 +17,9 @@ absent=$(missing | paste -sd ' ')
 if [[ -z $absent ]]; then
     exit 0
 fi
-echo "the Slurm tests need: $absent"
+echo "the tests need: $absent"
 if ! command -v apt-get >/dev/null; then
-    echo "error: there is no apt-get here; install Slurm, slurmdbd, munge and MariaDB, then run this again" >&2
+    echo "error: there is no apt-get here; install Slurm, slurmdbd, munge, MariaDB and iproute2, then run this again" >&2
     exit 1
 fi
 as_root=()
