@@ -24,7 +24,9 @@ def main() -> None:
     rows: list[Row] = []
     for name in options.names or TRIALS:
         sys.stderr.write(f"{name} ...\n")
-        rows += importlib.import_module(name).rows(options.trials or TRIALS[name])
+        found = importlib.import_module(name).rows(options.trials or TRIALS[name])
+        sys.stderr.write("".join(f"{_line(row)}\n" for row in found))
+        rows += found
     page = _page(rows)
     if options.names:
         sys.stdout.write(page)
@@ -46,8 +48,11 @@ def _page(rows: list[Row]) -> str:
         "| what | torchrelay | against | ratio | aim |",
         "|---|---|---|---|---|",
     ]
-    lines += [f"| {row.what} | {row.ours} | {row.theirs} | {row.ratio} | {row.aim} |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + [_line(row) for row in rows]) + "\n"
+
+
+def _line(row: Row) -> str:
+    return f"| {row.what} | {row.ours} | {row.theirs} | {row.ratio} | {row.aim} |"
 
 
 if __name__ == "__main__":

@@ -39,4 +39,5 @@ while step < WARM_UP_STEPS + MEASURED_STEPS:
     epoch += 1
 if dist.get_rank() == 0:
     print(f"seconds_per_step {(time.perf_counter() - start) / MEASURED_STEPS}")
+dist.barrier()  # or the rank that leaves first aborts the other
 dist.destroy_process_group()
