@@ -114,7 +114,7 @@ class BatchJob:
     def _hand_on(self, task: Task, end: End, verdict: Verdict, number: int) -> int:
         """Let another job, or this one again, run attempt `number`."""
         succession = Succession(self._storage, self._start, task, number)
-        next_job = succession.hand_on(verdict.exclude)
+        next_job = succession.hand_on(verdict.exclude, preempted=end.cause is Cause.PREEMPTED)
         self._write(task, end, verdict, next_job)
         say(f"the run goes on as attempt {number}, job {next_job}")
         succession.let_go(next_job)

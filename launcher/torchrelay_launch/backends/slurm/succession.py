@@ -11,6 +11,9 @@ from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.slurm import client, journal
 from torchrelay_launch.backends.slurm.attempts import Start, Task
 
+# A job that is preempted with PreemptMode=CANCEL before its script runs cannot submit the next one, so after a
+# preemption the next job lets whoever preempted this one take the nodes first.
+AFTER_PREEMPTION = "--begin=now+5"
 SCRIPT = "TORCHRELAY_SCRIPT"  # path of the batch script, set by the environment that it sources
 
 
@@ -23,12 +26,12 @@ class Succession:
     task: Task
     number: int
 
-    def hand_on(self, exclude: list[str]) -> str:
+    def hand_on(self, exclude: list[str], *, preempted: bool) -> str:
         """Find the job that goes on with the run. Returns its id. Raises: TorchrelayError if Slurm takes none."""
         mode = self.task.job.slurm.requeue
         if mode == "requeue" and not exclude:
             return self.start.job_id
-        return self._submit(exclude) or self.start.job_id
+        return self._submit(exclude, [AFTER_PREEMPTION] if preempted else []) or self.start.job_id
 
     def let_go(self, next_job: str) -> None:
         """The run is `next_job`'s from here on. Raises: TorchrelayError."""
@@ -47,10 +50,10 @@ class Succession:
         """Whether Slurm itself is requeueing this job already."""
         return int(client.show("job", self.start.job_id).get("Restarts", 0)) > self.start.restart_count
 
-    def _submit(self, exclude: list[str]) -> str | None:
+    def _submit(self, exclude: list[str], begin: list[str]) -> str | None:
         """Submit the same script again: a fresh job starts in seconds where a requeued one is held for two minutes."""
         for nodes in [exclude, []] if exclude else [[]]:
-            options = [f"--exclude={','.join(nodes)}"] if nodes else []
+            options = begin + ([f"--exclude={','.join(nodes)}"] if nodes else [])
             try:
                 job_id = client.submit(os.environ.get(SCRIPT, ""), str(self.number), options=options)
             except TorchrelayError as error:
