@@ -171,7 +171,7 @@ def test_a_script_gets_its_arguments_and_keeps_its_exit_code(relay: Any, kind: s
     relay.folder.joinpath("program.py").write_text(SCRIPT)
     name = "program.py" if kind == "script" else "program"
     relay.folder.joinpath("job.yaml").write_text(
-        f"name: job\n{kind}: {name}\nargs: ['3', \"it's $HOME\", \"two\\nlines\"]\n"
+        f'name: job\n{kind}: {name}\nargs: [\'3\', "it\'s $HOME", "two\\nlines"]\n'
         "env: {GREETING: 'a \"b\" $c'}\nresources: {procs_per_node: 2}\nrestarts: {on_failure: 0}\n"
     )
     relay("run", "job.yaml", code=3)
