@@ -12,7 +12,7 @@ from torchrelay_launch.backends.slurm import client, journal
 from torchrelay_launch.backends.slurm.attempts import Start, Task
 
 # A job that is preempted with PreemptMode=CANCEL before its script runs cannot submit the next one, so after a
-# preemption the next job lets whoever preempted this one take the nodes first.
+# preemption the next job lets whoever preempted this one take the nodes first. Suspected of one run that never went on.
 AFTER_PREEMPTION = "--begin=now+5"
 SCRIPT = "TORCHRELAY_SCRIPT"  # path of the batch script, set by the environment that it sources
 
