@@ -206,7 +206,7 @@ def test_a_mistake_fails_the_job_at_once(bench: Bench) -> None:
 
 
 def test_an_elastic_run_is_scaled(bench: Bench) -> None:
-    url = bench.submit("resources.nodes=1..2")
+    url = bench.submit("resources.nodes=1..2", "train.epochs=6")
     runner = bench.run_pods(url)
     bench.wait_for_step(url, 5, attempt=1)
     assert main(["scale", url, "3"]) == 78

@@ -89,6 +89,19 @@ def test_log_survives_a_storage_that_fails(flaky: Flaky, capfd: pytest.CaptureFi
     assert capfd.readouterr().out.count("the log cannot be written: away") == 1
 
 
+def test_log_that_several_tasks_flush_has_every_line_once(flaky: Flaky) -> None:
+    log = NodeLog(flaky, "log", 0, Redactor())
+
+    async def scenario() -> None:
+        for number in range(50):
+            log.say(str(number))
+            await asyncio.gather(log.flush(), log.flush(), log.flush())
+
+    asyncio.run(scenario())
+    assert flaky.read("log").decode().splitlines() == [f"[node 0] {number}" for number in range(50)]
+    assert log._pending_bytes == 0
+
+
 def test_log_that_cannot_keep_up_says_what_it_lost(flaky: Flaky) -> None:
     log = NodeLog(flaky, "log", 0, Redactor())
 

@@ -78,6 +78,7 @@ class NodeLog:
         self._lost_lines = 0
         self._failing = False
         self._echo = True
+        self._writing = asyncio.Lock()  # a batch is taken once: several tasks flush
 
     @property
     def crowded(self) -> bool:
@@ -105,6 +106,11 @@ class NodeLog:
             await self.flush()
 
     async def flush(self) -> None:
+        """Append what has come. May be called by several tasks at once."""
+        async with self._writing:
+            await self._flush()
+
+    async def _flush(self) -> None:
         if self._lost_lines and not self.crowded:
             lost, self._lost_lines = self._lost_lines, 0
             self.say(f"{lost} lines were lost here: the log could not be written fast enough")

@@ -50,8 +50,14 @@ def _after_outcome(storage: Storage, attempt: int, job_id: str) -> Observed | No
             alive = journal.read_begin(storage, attempt) is not None and _alive(job_id)
         except TorchrelayError:
             return None
-        return Observed(RunState.RUNNING, f"job {job_id} decides how to go on") if alive else None
-    if end.next_job or end.cause not in BUDGETS or end.says.endswith(NEVER):
+        if alive:
+            return Observed(RunState.RUNNING, f"job {job_id} decides how to go on")
+        end = journal.read_end(storage, attempt)  # written before the job ended, if at all
+    if end is None:
+        return None
+    if end.next_job:  # the next attempt is there, only not yet when the attempts were listed
+        return Observed(RunState.PENDING, f"the run goes on as job {end.next_job}")
+    if end.cause not in BUDGETS or end.says.endswith(NEVER):
         return None
     return Observed(RunState.FAILED, error=f"the run does not go on by itself: {end.says}; `torchrelay resume` does")
 
