@@ -16,7 +16,7 @@ from pathlib import Path
 from timing import spread
 from tools import ENVIRONMENT, JOBS, PROGRAMS, TORCHRELAY, TORCHRUN, Row
 
-LIMIT_S = 60.0
+LIMIT_S = 30.0
 STEPS_BEFORE_KILL = 10
 
 

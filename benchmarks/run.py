@@ -1,6 +1,6 @@
 """Run the benchmarks and write docs/benchmarks.md. `python benchmarks/run.py [NAME ...] [--trials N]`.
 
-With names, only those are run and printed, and nothing is written.
+With names, only those are run, and only their tables are written anew.
 """
 
 import argparse
@@ -8,51 +8,64 @@ import importlib
 import os
 import platform
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from tools import ROOT, Row
 
-TRIALS = {"launcher": 20, "startup": 7, "step_time": 7, "restart": 20, "steps_overhead": 5, "checkpoints": 5}
+# Name of the benchmark: its trials and its heading.
+BENCHMARKS = {
+    "launcher": (20, "The command line"),
+    "startup": (15, "Starting"),
+    "step_time": (5, "Steps"),
+    "steps_overhead": (5, "The cost of `Run.steps`"),
+    "restart": (20, "Coming back from a kill"),
+    "checkpoints": (5, "Checkpoints"),
+}
+PAGE = ROOT / "docs" / "benchmarks.md"
+INTRODUCTION = """# Benchmarks
+
+Written by `make bench`; every comparison is made in one run, the sides in turn. Figures are the median and, in
+brackets, the range; a ratio is the median of the ratios pair by pair. Times depend on the machine, ratios much less.
+"""
 
 
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TRIALS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--trials", type=int)
     options = parser.parse_args()
-    rows: list[Row] = []
-    for name in options.names or TRIALS:
+    sections = _read()
+    for name in options.names or BENCHMARKS:
+        trials, heading = BENCHMARKS[name]
         sys.stderr.write(f"{name} ...\n")
-        found = importlib.import_module(name).rows(options.trials or TRIALS[name])
-        sys.stderr.write("".join(f"{_line(row)}\n" for row in found))
-        rows += found
-    page = _page(rows)
-    if options.names:
-        sys.stdout.write(page)
-    else:
-        (ROOT / "docs" / "benchmarks.md").write_text(page)
+        rows = importlib.import_module(name).rows(options.trials or trials)
+        sections[heading] = _table(rows)
+        sys.stderr.write(sections[heading])
+        _write(sections)
 
 
-def _page(rows: list[Row]) -> str:
-    lines = [
-        "# Benchmarks",
-        "",
-        "Written by `make bench`; every comparison is made in one run, the sides in turn. Figures are the median and,",
-        "in brackets, the range; a ratio is the median of the ratios pair by pair. Times depend on the machine, ratios",
-        "much less.",
-        "",
-        f"Machine: {os.cpu_count()} cores, {platform.system()} {platform.machine()}, no GPU; "
-        f"Python {platform.python_version()}, torch {version('torch')}.",
-        "",
-        "| what | torchrelay | against | ratio | aim |",
-        "|---|---|---|---|---|",
-    ]
-    return "\n".join(lines + [_line(row) for row in rows]) + "\n"
+def _read() -> dict[str, str]:
+    """What the page has now: heading -> text."""
+    _, *parts = PAGE.read_text().split("\n## ") if PAGE.exists() else [""]
+    return {heading: text.strip("\n") + "\n" for heading, _, text in (part.partition("\n") for part in parts)}
 
 
-def _line(row: Row) -> str:
-    return f"| {row.what} | {row.ours} | {row.theirs} | {row.ratio} | {row.aim} |"
+def _write(sections: dict[str, str]) -> None:
+    headings = [heading for _, heading in BENCHMARKS.values() if heading in sections]
+    parts = [f"\n## {heading}\n\n{sections[heading]}" for heading in headings]
+    PAGE.write_text(INTRODUCTION + "".join(parts))
+
+
+def _table(rows: list[Row]) -> str:
+    machine = (
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, no GPU, "
+        f"Python {platform.python_version()}, torch {version('torch')}."
+    )
+    lines = [machine, "", "| what | torchrelay | against | ratio | aim |", "|---|---|---|---|---|"]
+    lines += [f"| {row.what} | {row.ours} | {row.theirs} | {row.ratio} | {row.aim} |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torchrelay.signals import StopSignals
 from torchrelay.world import World
 
-_EVERY_S = 0.05  # how often to agree; a stop is acted on within about two of these, or two steps
+_EVERY_S = 0.1  # how often to agree; a stop is acted on within about two of these, or two steps
 _MOST_TICKS = 64  # bounds the delay of a stop when ticks that were short become long
 _LONG_TICK_S = 1.0  # from here on waiting for the answer at once costs nothing and saves a step
 

@@ -70,10 +70,23 @@ class World:
 
         Collective: yes
         """
+        return self.begin_sum(values)()
+
+    def begin_sum(self, values: torch.Tensor | Sequence[float]) -> Callable[[], torch.Tensor]:
+        """The same, under way while the caller goes on: what is returned waits for it.
+
+        Collective: yes
+        """
         total = torch.as_tensor(values).detach().to("cpu", torch.float64, copy=True)
-        if self.side_group is not None:
-            dist.all_reduce(total, group=self.side_group)
-        return total
+        if self.side_group is None:
+            return lambda: total
+        work = dist.all_reduce(total, group=self.side_group, async_op=True)
+
+        def wait() -> torch.Tensor:
+            work.wait()
+            return total
+
+        return wait
 
     def barrier(self, timeout_s: float) -> None:
         """Wait until all ranks are here. Raises: PeerLostError when they are not within the time.

@@ -76,7 +76,7 @@ def test_both_stop_at_the_same_tick_soon_after_a_signal(monkeypatch, told, step_
     pair.signals[told].received = signal.SIGUSR1
     ticks = next(number for number in range(1, 1000) if pair.tick(step_s)[0])
     assert pair.tick(step_s)[0] == signal.SIGUSR1
-    assert ticks <= max(2, min(128, 2 * 0.05 / step_s) + 1)
+    assert ticks <= max(2, min(128, 2 * 0.1 / step_s) + 1)
 
 
 def test_short_steps_make_few_messages(monkeypatch):

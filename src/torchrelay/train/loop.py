@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+from collections.abc import Callable
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -31,10 +32,11 @@ def train(run: Run) -> None:
             parts.optimizer.zero_grad(set_to_none=True)
             loss = backward(parts, step)
             run.check_finite(loss)
+            mean_loss = begin_mean(loss, run) if run.log_due else None  # under way while the optimizer steps
             rate = parts.optimizer.param_groups[0]["lr"]
             norm = update(parts, measure=run.log_due)
             _, samples = parts.plan.batch(step)
-            metrics = {"loss": mean_over_ranks(loss, run), "lr": rate, **finite(grad_norm=norm)} if run.log_due else {}
+            metrics = {"loss": mean_loss(), "lr": rate, **finite(grad_norm=norm)} if mean_loss else {}
             run.log(metrics, samples=samples, data_wait_s=parts.batches.take_wait_s())
             advance_schedule(parts, step + 1)
             if evaluation_due(parts, step + 1):
@@ -81,12 +83,13 @@ def update(parts: Parts, *, measure: bool) -> torch.Tensor | float:
     return norm
 
 
-def mean_over_ranks(loss: torch.Tensor, run: Run) -> float:
-    """The loss of the global batch.
+def begin_mean(loss: torch.Tensor, run: Run) -> Callable[[], float]:
+    """The loss of the global batch, under way until it is called for.
 
     Collective: yes
     """
-    return float(run.world.sum(loss)) / run.world_size
+    total = run.world.begin_sum(loss)
+    return lambda: float(total()) / run.world_size
 
 
 def finite(**metrics: torch.Tensor | float) -> dict[str, float]:
