@@ -9,7 +9,7 @@ from torchrelay.contract.storage_options import to_environment
 from torchrelay_launch.display import quantities
 from torchrelay_launch.display.description import metrics_text
 from torchrelay_launch.display.lines import whereabouts
-from torchrelay_launch.display.naming import name_for_user
+from torchrelay_launch.display.naming import name_for_user, program
 from torchrelay_launch.display.style import paint, paint_state
 from torchrelay_launch.display.table import pairs
 from torchrelay_launch.progress import Best, Progress
@@ -76,21 +76,21 @@ def _failure(status: RunStatus) -> str:
 
 def _next(status: RunStatus, job: JobSpec) -> list[tuple[str, str]]:
     """Commands that make sense now: what each is for, and the command."""
-    name = name_for_user(status.url)
+    name, torchrelay = name_for_user(status.url), program("torchrelay")
     commands = _reaching(status, job)
     failed = status.state is RunState.FAILED
     if failed:
         rank = status.failure.rank if status.failure else None
         which = f" --rank {rank}" if rank is not None else ""
-        commands.append(("see what it printed", f"torchrelay logs {name}{which}"))
+        commands.append(("see what it printed", f"{torchrelay} logs {name}{which}"))
     if failed or status.state in (RunState.STOPPED, RunState.PREEMPTED):
         step = status.last_checkpoint_step
         where = "start from the beginning" if step is None else f"go on from step {step}"
-        commands.append((where, f"torchrelay resume {name}"))
+        commands.append((where, f"{torchrelay} resume {name}"))
     if status.step is not None and not failed:
         commands.append(("see the curves", _tensorboard(status.url, job)))
     if not failed:
-        commands.append(("see everything", f"torchrelay describe {name}"))
+        commands.append(("see everything", f"{torchrelay} describe {name}"))
     return commands
 
 
@@ -105,4 +105,4 @@ def _tensorboard(url: str, job: JobSpec) -> str:
     """TensorBoard reads object storage itself, and knows S3's endpoint from the environment only."""
     endpoint = job.storage_options.get("endpoint_url")
     where = f"AWS_ENDPOINT_URL={shlex.quote(str(endpoint))} " if endpoint and url.startswith("s3") else ""
-    return f"{where}tensorboard --logdir {shlex.quote(f'{url}/{layout.TENSORBOARD}')}"
+    return f"{where}{program('tensorboard')} --logdir {shlex.quote(f'{url}/{layout.TENSORBOARD}')}"
