@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.units import Size
-from torchrelay_launch.spec.models import JobSpec, Kubernetes, Resources, Slurm
+from torchrelay_launch.spec.models import JobSpec, Resources
 from torchrelay_launch.spec.names import nearest
 
 MOST_RANKS_PER_CORE = 4
@@ -27,7 +27,7 @@ def check_local(job: JobSpec, storage_url: str = "") -> list[str]:
     ]
     if problems:
         raise ConfigError("this machine can't run the job:\n" + "\n".join(f"- {problem}" for problem in problems))
-    return [*_busy_cores(job.resources), *_not_honoured(job)]
+    return _busy_cores(job.resources)
 
 
 def count_gpus() -> int:
@@ -136,15 +136,3 @@ def _storage(storage: str | None) -> list[str]:
     if storage is None or not storage.startswith("memory:"):
         return []
     return ["storage: memory:// lives in one process, and a run has several; name a folder or a bucket"]
-
-
-def _not_honoured(job: JobSpec) -> list[str]:
-    """Keys that have no effect on this machine."""
-    found = []
-    if job.slurm != Slurm():
-        found.append("slurm: has no effect on the local backend")
-    if job.kubernetes != Kubernetes():
-        found.append("kubernetes: has no effect on the local backend")
-    if job.resources.memory is not None:
-        found.append("resources.memory: is not enforced on the local backend")
-    return found

@@ -289,6 +289,7 @@ def _hidden(job: JobSpec) -> dict[str, str]:
 
 
 def _not_honoured(job: JobSpec) -> list[str]:
+    """Keys that have no effect here; those of other backends are no mistake, a spec is for all of them."""
     return ["resources.memory: memory is not limited on this machine"] if job.resources.memory is not None else []
 
 

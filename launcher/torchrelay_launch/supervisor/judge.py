@@ -78,7 +78,7 @@ class Judge:
             self._say("the port of the rendezvous was taken in between; starting again with another")
             return Verdict()
         decision = self._budget.after(failure, self._checkpoint())
-        self._say(f"{failure.error}")
+        self._say(_in_short(failure))
         if decision.restart:
             wait = f" in {decision.delay_s:g} s" if decision.delay_s else ""
             self._say(f"starting the ranks again{wait} ({decision.reason})")
@@ -160,3 +160,10 @@ def _worth_another_attempt(failure: Failure) -> bool:
     """Whether a later attempt may do better: not after a mistake in the spec or a diverged loss."""
     lost_node = failure.rank is None and failure.exit_code == ExitCode.FAILED
     return (failure.retryable or lost_node) and failure.exit_code not in (ExitCode.CONFIG, ExitCode.SUPERSEDED)
+
+
+def _in_short(failure: Failure) -> str:
+    """One line: the log has the rest already, from the rank itself."""
+    first, _, more = failure.error.partition("\n")
+    who = "" if failure.rank is None else f"rank {failure.rank} failed: "
+    return f"{who}{first}{' ...' if more else ''}"

@@ -208,6 +208,7 @@ _HINTS = {
     errno.EDQUOT: "; your quota there is used up: free some space, or name another storage with --storage",
     errno.EACCES: "; check who owns it, or name another storage with --storage",
     errno.EROFS: "; it is mounted read-only: name another storage with --storage",
+    errno.ENOENT: "; name another storage with --storage",
     errno.ENOTDIR: "; a part of that path is a file: name another storage with --storage",
 }
 
@@ -225,7 +226,10 @@ def _make_durable_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():  # looked at again: somebody else may just have made it
         raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file")
     _make_durable_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError as error:  # elsewhere a missing object, which has another meaning
+        raise StorageError(f"cannot make the folder {folder}: {error.strerror}{_HINTS[errno.ENOENT]}") from error
     _sync_folder(folder.parent)
 
 
