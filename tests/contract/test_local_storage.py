@@ -113,5 +113,5 @@ def test_a_writer_killed_before_its_data_is_durable_leaves_no_object(storage: Lo
 
 
 def test_a_folder_that_cannot_be_made_is_a_matter_of_storage():
-    with pytest.raises(StorageError, match="cannot make the folder /proc/nothing: .*--storage"):
+    with pytest.raises(StorageError, match=r"cannot make the folder /proc/nothing: .*--storage"):
         LocalStorage(Path("/proc/nothing/runs")).create("file", b"x")
