@@ -1,17 +1,23 @@
-"""Saving and restoring a state on local disk, two ranks: against torch.save, and torch.distributed.checkpoint.
+"""Saving and restoring on local disk and on S3, against torch.save and torch.distributed.checkpoint; two ranks.
 
-400 MB; TORCHRELAY_BENCH_MB names another size.
+400 MB and 2 GB; TORCHRELAY_BENCH_MB names other sizes, as `400,2000`. S3 is the server that the tests start, which
+stores at the speed of one Python process: the ratios there say what is sent and waited for, not how fast S3 is.
 """
 
 import os
+import secrets
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from object_server import s3_server
 from timing import ratio, spread
-from tools import PROGRAMS, TORCHRUN, Row, output, printed
+from tools import PROGRAMS, PYTHON, TORCHRUN, Row, output, printed
 
-MEGABYTES = int(os.environ.get("TORCHRELAY_BENCH_MB", "400"))
+SIZES = [int(size) for size in os.environ.get("TORCHRELAY_BENCH_MB", "400,2000").split(",")]
 SIDES = {
     "torchrelay": "torchrelay",
     "torch_save": "torch.save with fsync",
@@ -28,35 +34,89 @@ ROWS = (
     ("restore_s", "restore", "torch_save", "below 1"),
     ("restore_s", "restore", "dcp", "below 1"),
 )
-FIGURES = ("stall_s", "durable_s", "restore_s", "more_memory_mb")
+MEMORY = {"save_memory": "saving", "restore_memory": "restoring"}
+FIGURES = (*dict.fromkeys(row[0] for row in ROWS), *MEMORY)
+LARGE_MB, LARGE_TRIALS, FAR_TRIALS = 1000, 2, 1
 Figures = dict[str, dict[str, list[float]]]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where and how much is saved, and what the environment of the ranks says of it."""
+
+    name: str
+    megabytes: int
+    trials: int
+    sides: tuple[str, ...]
+    saves: int
+    url: str = ""
+    environment: Mapping[str, str] | None = None
+
+    def measure(self) -> Figures:
+        """Times per save and restore, and memory, of rank 0."""
+        found: Figures = {side: {name: [] for name in FIGURES} for side in self.sides}
+        for _ in range(self.trials):
+            for side in self.sides:
+                text = self._run(side)
+                for name in FIGURES:
+                    found[side][name].append(printed(text, name))
+        return found
+
+    def _run(self, side: str) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            url = f"{self.url}/{secrets.token_hex(4)}" if self.url else str(Path(folder) / "saved")
+            command = [*TORCHRUN, str(PROGRAMS / "saving.py"), side, str(self.megabytes), url, str(self.saves)]
+            return output(command, environment=self.environment)
+
+    def rows(self) -> Iterator[Row]:
+        found = self.measure()
+        what = f"{self.megabytes} MB, {self.name}"
+        for figure, name, side, aim in ROWS:
+            if side in found:
+                ours, theirs = found["torchrelay"][figure], found[side][figure]
+                against = f"{SIDES[side]}: {spread(theirs)}"
+                yield Row(f"{what}: {name}", spread(ours), against, f"{ratio(ours, theirs):.2f}", aim)
+        for figure, name in MEMORY.items():
+            peak = {side: spread(found[side][figure], "of the state") for side in found}
+            others = "; ".join(f"{SIDES[side]}: {peak[side]}" for side in peak if side != "torchrelay")
+            aim = "one share (0.5) and buffers" if figure == "save_memory" else ""
+            yield Row(
+                f"{what}: peak memory of a rank for {name}, beside the state", peak["torchrelay"], others, "", aim
+            )
+
+
 def rows(trials: int) -> list[Row]:
-    """Times per save and restore, and memory, of one rank."""
-    found: Figures = {side: {name: [] for name in FIGURES} for side in SIDES}
+    """All places, and the steps beside a save."""
+    made: list[Row] = []
+    for megabytes in SIZES:
+        large = megabytes > LARGE_MB
+        made += Place("disk", megabytes, LARGE_TRIALS if large else trials, tuple(SIDES), 3 if large else 4).rows()
+        sys.stderr.write(f"{megabytes} MB on disk done\n")
+    made += [_beside(1, trials, "at most 1.05"), _beside(2, trials, "")]
+    with _bucket() as (url, environment):
+        for megabytes in SIZES:
+            made += Place("S3", megabytes, FAR_TRIALS, ("torchrelay", "torch_save", "dcp"), 2, url, environment).rows()
+            sys.stderr.write(f"{megabytes} MB on S3 done\n")
+    return made
+
+
+def _beside(ranks: int, trials: int, aim: str) -> Row:
+    """How much slower steps are while a save is under way."""
+    launch = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    figures = []
     for _ in range(trials):
-        for side in SIDES:
-            text = _run(side)
-            for name in FIGURES:
-                found[side][name].append(printed(text, name))
-    made = [_row(found, *row) for row in ROWS]
-    memory = {side: spread(found[side]["more_memory_mb"], "MB") for side in SIDES}
-    others = "; ".join(f"{SIDES[side]}: {memory[side]}" for side in SIDES if side != "torchrelay")
-    return [*made, Row(f"{_what()}: peak memory of rank 0 beside the state", memory["torchrelay"], others, "", "")]
+        with tempfile.TemporaryDirectory() as folder:
+            text = output([*launch, str(PROGRAMS / "beside.py"), str(SIZES[0]), folder])
+            figures.append(printed(text, "slowing"))
+    spare = (os.cpu_count() or 1) - ranks
+    cores = f"{spare} core{'s' if spare != 1 else ''} to spare" if spare > 0 else "no core to spare"
+    what = f"{SIZES[0]} MB, disk: steps while a save is under way, {ranks} rank{'s' if ranks > 1 else ''}, {cores}"
+    return Row(
+        what, spread(figures, "times"), "the same steps without a save", f"{sorted(figures)[trials // 2]:.2f}", aim
+    )
 
 
-def _run(side: str) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [*TORCHRUN, str(PROGRAMS / "saving.py"), side, str(MEGABYTES), str(Path(folder) / "saved")]
-        return output(command)
-
-
-def _row(found: Figures, figure: str, what: str, side: str, aim: str) -> Row:
-    ours, theirs = found["torchrelay"][figure], found[side][figure]
-    show: Callable[[list[float]], str] = spread
-    return Row(f"{_what()}: {what}", show(ours), f"{SIDES[side]}: {show(theirs)}", f"{ratio(ours, theirs):.2f}", aim)
-
-
-def _what() -> str:
-    return f"Checkpoint of {MEGABYTES} MB"
+@contextmanager
+def _bucket() -> Iterator[tuple[str, Mapping[str, str]]]:
+    with s3_server() as environment:
+        yield "s3://bench/saved", environment

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +33,10 @@ class Row:
     aim: str
 
 
-def output(argv: Sequence[str], cwd: Path = PROGRAMS) -> str:
+def output(argv: Sequence[str], cwd: Path = PROGRAMS, environment: Mapping[str, str] | None = None) -> str:
     """What a command prints. Raises: CalledProcessError, with its errors shown, if it fails."""
-    done = subprocess.run(argv, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    env = ENVIRONMENT | dict(environment or {})
+    done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.stderr.write(done.stdout[-4000:] + done.stderr[-4000:])
         done.check_returncode()

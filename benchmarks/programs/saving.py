@@ -1,134 +1,213 @@
-"""One side's saves and restores, two ranks: prints medians of what training sees. `saving.py SIDE MEGABYTES FOLDER`.
+"""One side's saves and restores: prints medians of what training sees. `saving.py SIDE MEGABYTES URL SAVES`.
 
 Sides: torchrelay, torch_save (rank 0 saves and syncs), dcp (torch.distributed.checkpoint.save), dcp_async (async_save).
+Saves are timed until the commit, without the deletion of old checkpoints, which is done by all sides between saves.
+Restores are timed until the state is back in the tensors that training uses.
 """
 
+import io
 import os
-import resource
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import fsspec
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract.layout import Writer
-from torchrelay.contract.storage import LocalStorage
+from torchrelay.contract.storage import on_object_storage, open_storage
 from torchrelay.contract.training import Checkpoint
 from torchrelay.world import Wanted, World, join
 
-SIDE, MEGABYTES, FOLDER = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-SAVES, TENSORS = 4, 60
+SIDE, MEGABYTES, URL, SAVES = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+TENSORS, RESTORES = 60, 3
 State = dict[str, Any]
-Durable = Callable[[], object]
+Durable = Callable[[], float | None]  # waits; seconds from the save's start where waiting includes more than that
+
+
+class Side(Protocol):
+    """One way of saving. `save` returns when training may go on."""
+
+    def save(self, step: int, state: State) -> Durable: ...
+
+    def load(self, step: int, state: State) -> None: ...
+
+    def drop(self, step: int) -> None: ...
+
+
+class Torchrelay:
+    """The manager that the trainer uses."""
+
+    def __init__(self, world: World, state: State) -> None:
+        self.own = CheckpointManager(open_storage(URL), Writer(1), world, Checkpoint(keep_last=1), {})
+        self.own.prepare(state, {})
+
+    def save(self, step: int, state: State) -> Durable:
+        pending = self.own.begin(step, state, {}, {})
+        return lambda: pending.result().seconds
+
+    def load(self, step: int, state: State) -> None:
+        found = self.own.restore()
+        assert found is not None
+        assert found.step == step
+        put(found.shared, state)
+
+    def drop(self, step: int) -> None:
+        """Its own retention has done it."""
+
+
+class TorchSave:
+    """One file by rank 0, read by all."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.fs, self.root = fsspec.core.url_to_fs(URL)
+
+    def save(self, step: int, state: State) -> Durable:
+        if self.world.is_main:
+            with self.fs.open(f"{self.root}/{step}.pt", "wb") as file:
+                torch.save(state, file)
+                if FAR:
+                    file.flush()
+                else:
+                    os.fsync(file.fileno())
+        dist.barrier()
+        return lambda: None
+
+    def load(self, step: int, state: State) -> None:
+        file = io.BytesIO(self.fs.cat_file(f"{self.root}/{step}.pt")) if FAR else f"{self.root}/{step}.pt"
+        put(torch.load(file, weights_only=True), state)
+
+    def drop(self, step: int) -> None:
+        if self.world.is_main:
+            self.fs.rm(f"{self.root}/{step}.pt")
+
+
+class Dcp:
+    """torch.distributed.checkpoint; with fsspec on object storage."""
+
+    def __init__(self, world: World, asynchronous: bool) -> None:
+        self.world, self.asynchronous = world, asynchronous
+        self.group = dist.new_group(backend="gloo")
+
+    def save(self, step: int, state: State) -> Durable:
+        kind = FsspecWriter if FAR else dcp.FileSystemWriter
+        writer = kind(f"{URL}/dcp-{step}", sync_files=not FAR)
+        if self.asynchronous:
+            future = dcp.async_save(state, storage_writer=writer, process_group=self.group)
+            return lambda: future.result() and None
+        dcp.save(state, storage_writer=writer, process_group=self.group)
+        return lambda: None
+
+    def load(self, step: int, state: State) -> None:
+        kind = FsspecReader if FAR else dcp.FileSystemReader
+        dcp.load(state, storage_reader=kind(f"{URL}/dcp-{step}"), process_group=self.group)
+
+    def drop(self, step: int) -> None:
+        if not self.world.is_main:
+            return
+        if FAR:
+            fs, root = fsspec.core.url_to_fs(URL)
+            fs.rm(f"{root}/dcp-{step}", recursive=True)
+        else:
+            shutil.rmtree(Path(URL) / f"dcp-{step}")
+
+
+FAR = on_object_storage(open_storage(URL))
 
 
 def state_of(seed: int) -> State:
     """As many bytes as asked for, in tensors of the usual sizes: weights and two moments of each."""
     torch.manual_seed(seed)
     elements = MEGABYTES * 1_000_000 // 4 // TENSORS
-    tensors = {f"t{n:02d}": torch.rand(elements) for n in range(TENSORS)}
-    return {"model": tensors}
+    return {"model": {f"t{n:02d}": torch.rand(elements) for n in range(TENSORS)}}
 
 
-def torchrelay_side(world: World, state: State) -> tuple[Callable[[int, State], Durable], Callable[[int], State]]:
-    own = CheckpointManager(LocalStorage(FOLDER), Writer(1), world, Checkpoint(keep_last=1), {})
-    own.prepare(state, {})
-
-    def save(step: int, state: State) -> Durable:
-        return own.begin(step, state, {}, {}).result
-
-    def load(_: int) -> State:
-        found = own.restore()
-        assert found is not None
-        return found.shared
-
-    return save, load
-
-
-def torch_save_side(world: World) -> tuple[Callable[[int, State], Durable], Callable[[int], State]]:
-    def save(step: int, state: State) -> Durable:
-        if world.is_main:
-            with FOLDER.joinpath(f"{step}.pt").open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            FOLDER.joinpath(f"{step - 1}.pt").unlink(missing_ok=True)
-        dist.barrier()
-        return lambda: None
-
-    return save, lambda step: torch.load(FOLDER / f"{step}.pt", weights_only=True)
-
-
-def dcp_side(asynchronous: bool) -> tuple[Callable[[int, State], Durable], Callable[[int], State]]:
-    group = dist.new_group(backend="gloo")
-
-    def save(step: int, state: State) -> Durable:
-        writer = dcp.FileSystemWriter(FOLDER / f"dcp-{step}", sync_files=True)
-        shutil.rmtree(FOLDER / f"dcp-{step - 2}", ignore_errors=True)
-        if asynchronous:
-            return dcp.async_save(state, storage_writer=writer, process_group=group).result
-        dcp.save(state, storage_writer=writer, process_group=group)
-        return lambda: None
-
-    def load(step: int) -> State:
-        state = state_of(1)
-        began = time.perf_counter()
-        dcp.load(state, storage_reader=dcp.FileSystemReader(FOLDER / f"dcp-{step}"), process_group=group)
-        state["_seconds"] = time.perf_counter() - began
-        return state
-
-    return save, load
+def put(found: State, state: State) -> None:
+    """Copy what was read to where training has it."""
+    for name, tensor in state["model"].items():
+        tensor.copy_(found["model"][name])
 
 
 def main() -> None:
     """Entry point."""
     world = join(Wanted("gloo", 0))
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    if not FAR:
+        Path(URL).mkdir(parents=True, exist_ok=True)
     state = state_of(0)
-    before = peak_mb()
-    sides = {
-        "torchrelay": lambda: torchrelay_side(world, state),
-        "torch_save": lambda: torch_save_side(world),
-        "dcp": lambda: dcp_side(False),
-        "dcp_async": lambda: dcp_side(True),
+    sides: dict[str, Callable[[], Side]] = {
+        "torchrelay": lambda: Torchrelay(world, state),
+        "torch_save": lambda: TorchSave(world),
+        "dcp": lambda: Dcp(world, False),
+        "dcp_async": lambda: Dcp(world, True),
     }
-    save, load = sides[SIDE]()
-    stalls, durables = [], []
-    for step in range(1, SAVES + 1):
-        dist.barrier()
-        began = time.perf_counter()
-        durable = save(step, state)
-        stalls.append(time.perf_counter() - began)
-        durable()
-        durables.append(time.perf_counter() - began)
-    after = peak_mb()
-    restores = []
-    for _ in range(3):
-        dist.barrier()
-        began = time.perf_counter()
-        found = load(SAVES)
-        restores.append(found.pop("_seconds", time.perf_counter() - began))
-        assert torch.equal(found["model"]["t01"], state["model"]["t01"])
-        del found
+    before = start_of_peak()
+    side = sides[SIDE]()
+    stalls, durables = saves(side, state)
+    save_peak = peak_mb() - before
+    changed = state_of(1)
+    before = start_of_peak()
+    restores = restore(side, state, changed)
     if world.is_main:
         print("stall_s", statistics.median(stalls[1:]))
         print("durable_s", statistics.median(durables[1:]))
         print("restore_s", statistics.median(restores))
-        print("more_memory_mb", after - before)
+        print("save_memory", save_peak / MEGABYTES)
+        print("restore_memory", (peak_mb() - before) / MEGABYTES)
     dist.barrier()
     dist.destroy_process_group()
 
 
+def saves(side: Side, state: State) -> tuple[list[float], list[float]]:
+    """Seconds that training stood still, and seconds until durable, of each save."""
+    stalls, durables = [], []
+    for step in range(1, SAVES + 1):
+        os.sync()  # no side writes what another one left behind
+        dist.barrier()
+        began = time.perf_counter()
+        durable = side.save(step, state)
+        stalls.append(time.perf_counter() - began)
+        seconds = durable()
+        durables.append(seconds or time.perf_counter() - began)
+        dist.barrier()
+        if step > 1:
+            side.drop(step - 1)
+    return stalls, durables
+
+
+def restore(side: Side, state: State, changed: State) -> list[float]:
+    """Seconds until the newest state is back, and all of it."""
+    seconds = []
+    for _ in range(RESTORES):
+        put({"model": {name: torch.zeros(()) for name in changed["model"]}}, changed)
+        dist.barrier()
+        began = time.perf_counter()
+        side.load(SAVES, changed)
+        dist.barrier()
+        seconds.append(time.perf_counter() - began)
+        for name, tensor in state["model"].items():
+            assert torch.equal(tensor, changed["model"][name]), name
+    return seconds
+
+
+def start_of_peak() -> float:
+    """Forget the peak so far; the memory that this process has now, in 10^6 bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_mb()
+
+
 def peak_mb() -> float:
-    """The most memory that this process has had, in 10^6 bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    """The most memory that this process has had since `start_of_peak`, in 10^6 bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
 main()

@@ -39,14 +39,19 @@ def gang(root: Path, world_size: int, *arguments: str) -> list[Any]:
     return [json.loads(out) if out else None for out, _ in ended]
 
 
-@pytest.mark.parametrize(("saved_by", "restored_by"), [(2, 2), (2, 3), (3, 2)])
-def test_each_file_is_read_by_one_rank_and_everyone_has_all(tmp_path: Path, saved_by: int, restored_by: int) -> None:
+@pytest.mark.parametrize(
+    ("saved_by", "restored_by", "how"), [(2, 2, "restore-apart"), (2, 3, "restore"), (3, 2, "restore")]
+)
+def test_each_file_is_read_by_one_rank_and_everyone_has_all(
+    tmp_path: Path, saved_by: int, restored_by: int, how: str
+) -> None:
     gang(tmp_path, saved_by, "save", "1")
     storage = LocalStorage(tmp_path)
     newest = manifest.committed(storage)[0]
     assert manifest.verify(storage, newest.folder) == []
-    ends = gang(tmp_path, restored_by, "restore")
+    ends = gang(tmp_path, restored_by, how)
     assert [one["step"] for one in ends] == [2] * restored_by
+    assert [one["window"] for one in ends] == [how == "restore"] * restored_by
     assert [one["private"] for one in ends] == [rank < saved_by for rank in range(restored_by)]
     read = Counter(name for one in ends for name in one["files"])
     files = manifest.read_manifest(storage, newest.folder).files
@@ -58,5 +63,5 @@ def test_each_file_is_read_by_one_rank_and_everyone_has_all(tmp_path: Path, save
     content = bytearray(damaged.read_bytes())
     content[-9] ^= 1
     damaged.write_bytes(content)
-    assert [one["step"] for one in gang(tmp_path, restored_by, "restore")] == [1] * restored_by
+    assert [one["step"] for one in gang(tmp_path, restored_by, how)] == [1] * restored_by
     assert manifest.marked_damaged(storage, newest.folder)

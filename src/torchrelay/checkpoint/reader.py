@@ -7,7 +7,9 @@ from typing import Any, BinaryIO
 import torch
 import xxhash
 
-from torchrelay.checkpoint.dtypes import dtype_of, writable_bytes
+from torchrelay.checkpoint import memory
+from torchrelay.checkpoint.dtypes import dtype_of
+from torchrelay.checkpoint.filling import piece_targets
 from torchrelay.contract import strict_json
 from torchrelay.contract.errors import CheckpointError
 from torchrelay.contract.manifest import (
@@ -48,8 +50,8 @@ def read_json(storage: Storage, folder: str, manifest: Manifest, name: str) -> A
 def _empty(manifest: Manifest, name: str) -> torch.Tensor:
     entry = manifest.tensors[name]
     try:
-        return torch.empty(entry.shape, dtype=dtype_of(entry.dtype))
-    except (RuntimeError, MemoryError) as error:
+        return memory.empty(entry.shape, dtype_of(entry.dtype))
+    except MemoryError as error:
         raise CheckpointError(f"no memory for {name[:80]!r}, {entry.dtype} {list(entry.shape)}: {error}") from None
 
 
@@ -59,7 +61,7 @@ def read_file(storage: Storage, folder: str, name: str, manifest: Manifest, tens
     Raises: CheckpointError for a damaged file, StorageError for one that cannot be read.
     """
     path, entry = f"{folder}/{name}", manifest.files[name]
-    targets = _targets(manifest, name, tensors)
+    targets = piece_targets(manifest, name, tensors)
     hasher = xxhash.xxh3_128()
     with reading(path), storage.open(path) as file:
         head, slots = read_header(file, entry.size, path)
@@ -71,17 +73,6 @@ def read_file(storage: Storage, folder: str, name: str, manifest: Manifest, tens
         if file.read(1):
             raise CheckpointError(f"{path} is longer than the {entry.size} bytes expected")
     check_hash(path, hasher.hexdigest(), entry)
-
-
-def _targets(manifest: Manifest, file: str, tensors: dict[str, torch.Tensor]) -> dict[str, memoryview]:
-    """Where the bytes of each key of a file belong."""
-    targets = {}
-    for name, tensor in tensors.items():
-        pieces = [piece for piece in manifest.tensors[name].pieces if piece.file == file]
-        if pieces:
-            memory, itemsize = writable_bytes(tensor), tensor.element_size()
-            targets.update({p.key: memory[p.start * itemsize : p.stop * itemsize] for p in pieces})
-    return targets
 
 
 def _fill(file: BinaryIO, target: memoryview | None, size: int, hasher: Any, path: str) -> None:

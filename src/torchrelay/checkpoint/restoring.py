@@ -19,17 +19,21 @@ from torchrelay.checkpoint import reader
 from torchrelay.checkpoint.exchange import Exchange, World
 from torchrelay.checkpoint.spreading import Spreading
 from torchrelay.checkpoint.state import decode
+from torchrelay.checkpoint.together import Source, read_together
+from torchrelay.checkpoint.window import Window
 from torchrelay.contract import manifest_format, strict_json
 from torchrelay.contract.errors import CheckpointError, StorageError
 from torchrelay.contract.layout import STATE, Writer
 from torchrelay.contract.manifest import DAMAGED, Manifest, check_size, committed, owner, rank_file, read_manifest
 from torchrelay.contract.settings import Json
-from torchrelay.contract.storage import Storage
+from torchrelay.contract.storage import Storage, on_object_storage
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 logger = logging.getLogger(__name__)
+_SLOT_BYTES = 8 << 20  # read in one go into memory that all ranks of a machine see
+_SLOT_BYTES_FAR = 64 << 20  # where one read becomes several requests at once
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class _Loading:
             data = manifest_format.dump(self._manifest) if self._manifest is not None else None
             spread = self._spreading.bytes(data, 0)
             self._manifest = self._manifest or manifest_format.parse(spread, f"{self._folder}/manifest.json")
+            self._spreading.look_around(_SLOT_BYTES_FAR if on_object_storage(self._storage) else _SLOT_BYTES)
         for name in self._known.files:
             if self._reads(name):
                 check_size(self._storage, f"{self._folder}/{name}", self._known.files[name])
@@ -141,10 +146,17 @@ class _Loading:
     def _read(self) -> None:
         manifest = self._known
         mine = [name for name in sorted(manifest.files) if self._reads(name)]
-        files = [name for name in mine if name.endswith(".safetensors")]
-        self._tensors = reader.empty_tensors(manifest, lambda name: self._wants(name) or self._passes_on(name))
-        for name in files:
-            reader.read_file(self._storage, self._folder, name, manifest, self._tensors)
+        if self._window is not None:
+            source = Source(self._storage, self._folder, manifest, self._reader)
+            ranks = self._world.rank, self._world.world_size
+            self._tensors = read_together(
+                source, self._window, ranks, lambda: reader.empty_tensors(manifest, self._wants)
+            )
+        else:
+            self._tensors = reader.empty_tensors(manifest, lambda name: self._wants(name) or self._passes_on(name))
+            for name in mine:
+                if name.endswith(".safetensors"):
+                    reader.read_file(self._storage, self._folder, name, manifest, self._tensors)
         for name in mine:
             if name.endswith(".json"):
                 self._json[name] = reader.read_json(self._storage, self._folder, manifest, name)
@@ -153,7 +165,8 @@ class _Loading:
         """Spread what has been read, now that all of it is known to be whole, and put the state together."""
         manifest, rank = self._known, self._world.rank
         if self._spreading is not None:
-            self._spreading.tensors(manifest, self._tensors, self._reader)
+            if self._window is None:
+                self._spreading.tensors(manifest, self._tensors, self._reader)
             mine = strict_json.canonical(self._json[STATE]) if STATE in self._json else None
             self._json[STATE] = strict_json.parse(self._spreading.bytes(mine, self._reader(STATE)), STATE)
         shared, private = decode(self._json[STATE], self._tensors, STATE), None
@@ -166,6 +179,10 @@ class _Loading:
         size, samples = manifest.world_size, manifest.samples
         self.restored = Restored(manifest.step, self._folder, shared, private, size, metrics, samples, about)
         self._tensors, self._json = {}, {}
+
+    @property
+    def _window(self) -> Window | None:
+        return self._spreading.window if self._spreading is not None else None
 
     @property
     def _known(self) -> Manifest:

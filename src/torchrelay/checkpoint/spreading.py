@@ -12,6 +12,7 @@ from itertools import zip_longest
 import torch
 import torch.distributed as dist
 
+from torchrelay.checkpoint.window import Window, open_window
 from torchrelay.contract.manifest import Manifest, owner
 from torchrelay.contract.safetensors_file import DTYPES
 
@@ -37,6 +38,14 @@ class Spreading:
 
     def __init__(self, group: dist.ProcessGroup, rank: int, world_size: int) -> None:
         self._group, self._rank, self._world_size = group, rank, world_size
+        self._looked = False
+        self.window: Window | None = None
+
+    def look_around(self, slot_bytes: int) -> None:
+        """Have a `window` from here on, if all ranks are on one machine."""
+        if not self._looked and self._world_size > 1:
+            self.window = open_window(self._group, self._rank, self._world_size, slot_bytes)
+        self._looked = True
 
     def bytes(self, data: bytes | None, root: int) -> bytes:
         """The bytes that `root` has, on every rank."""

@@ -4,12 +4,14 @@ import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
 import xxhash
 
 from torchrelay.checkpoint.dtypes import dtype_name
+from torchrelay.checkpoint.pending import Pending
 from torchrelay.checkpoint.shares import Shape, Share, assign
 from torchrelay.checkpoint.staging import Staging
 from torchrelay.checkpoint.state import Encoded
@@ -102,10 +104,17 @@ def staged_bytes(rank: int, agreed: Plan, private: Encoded) -> int:
 
 def write_rank(storage: Storage, written: Written, staged: Staged) -> None:
     """Write a rank's files, each durable when this returns. Raises: StorageError."""
-    _create(storage, written, rank_file(staged.rank, "safetensors"), [staged.head, staged.data])
-    _create(storage, written, rank_file(staged.rank, "json"), [_json_bytes(staged.private_json)])
+    files: dict[str, list[Chunk]] = {
+        rank_file(staged.rank, "safetensors"): [staged.head, staged.data],
+        rank_file(staged.rank, "json"): [_json_bytes(staged.private_json)],
+    }
     if staged.rank == 0:
-        _create(storage, written, STATE, [_json_bytes(staged.shared_json)])
+        files[STATE] = [_json_bytes(staged.shared_json)]
+    under_way = [Pending(partial(_create, storage, written, *file), f"writing {file[0]}") for file in files.items()]
+    for one in under_way:
+        one.wait()  # for all, also when one fails: nothing may come any more when what is there is deleted
+    for one in under_way:
+        one.result()
 
 
 def _own(
@@ -120,16 +129,23 @@ def _own(
 
 def _create(storage: Storage, written: Written, name: str, chunks: list[Chunk]) -> None:
     path = f"{written.folder}/{name}"
+    checksum = Pending(partial(_hash, chunks), f"hashing {name}")  # meanwhile the disk or the network is busy
+    written.begun.append(name)
+    try:
+        storage.create(path, *chunks)
+    except FileExistsError:
+        if storage.size(f"{written.folder}/{MANIFEST}") is not None:
+            raise CheckpointError(f"{written.folder} is committed already, and a checkpoint never changes") from None
+        storage.delete(path)  # left by an earlier try of this gang whose cleaning failed too
+        storage.create(path, *chunks)
+    written.files[name] = FileEntry(sum(len(chunk) for chunk in chunks), checksum.result())
+
+
+def _hash(chunks: list[Chunk]) -> str:
     hasher = xxhash.xxh3_128()
     for chunk in chunks:
         hasher.update(chunk)
-    if storage.size(path) is not None:
-        if storage.size(f"{written.folder}/{MANIFEST}") is not None:
-            raise CheckpointError(f"{written.folder} is committed already, and a checkpoint never changes")
-        storage.delete(path)  # left by an earlier try of this gang whose cleaning failed too
-    written.begun.append(name)
-    storage.create(path, *chunks)
-    written.files[name] = FileEntry(sum(len(chunk) for chunk in chunks), hasher.hexdigest())
+    return hasher.hexdigest()
 
 
 def _json_bytes(value: Json) -> bytes:

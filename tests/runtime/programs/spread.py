@@ -11,12 +11,13 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 import torch.distributed as dist
 
-from torchrelay.checkpoint import CheckpointManager
+from torchrelay.checkpoint import CheckpointManager, spreading
 from torchrelay.contract.errors import CheckpointError
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.training import Checkpoint
 
+windows: list[Any] = []
 ROOT, RANK, SIZE, PORT = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 
 
@@ -63,6 +64,11 @@ if sys.argv[5] == "save":
     for step in (1, 2):
         own.begin(step, shared(), {"rank": RANK, "rng": torch.full((RANK + 1,), RANK)}, {}).result()
 else:
+    if sys.argv[5] == "restore-apart":  # as ranks on two machines do
+        spreading.open_window = lambda *_: None
+    else:
+        seen = spreading.open_window
+        spreading.open_window = lambda *args: windows.append(seen(*args)) or windows[-1]
     own = CheckpointManager(Counting(ROOT), Writer(9), peer, Checkpoint(), {})
     try:
         found = own.restore()
@@ -75,5 +81,9 @@ else:
             assert found.private["rank"] == RANK
             assert torch.equal(found.private["rng"], torch.full((RANK + 1,), RANK))
         data = [name.rpartition("/")[2] for name in Counting.files if name.startswith(found.folder)]
-        print(json.dumps({"step": found.step, "private": found.private is not None, "files": data}))
+        print(
+            json.dumps(
+                {"step": found.step, "private": found.private is not None, "files": data, "window": any(windows)}
+            )
+        )
 dist.destroy_process_group()
