@@ -182,7 +182,7 @@ class Run:
 
         Collective: yes
         """
-        self._agreement.tick()
+        self._agreement.tick(within=True)
         self._progressed()
         self._broken_off = self._broken_off or bool(self._agreement.stop)
         return self._broken_off
