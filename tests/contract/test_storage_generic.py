@@ -5,7 +5,7 @@ import secrets
 import threading
 from typing import ClassVar
 
-import fsspec.registry
+import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -60,7 +60,7 @@ class Azure(Flaky):
 
 @pytest.fixture
 def azure(monkeypatch):
-    monkeypatch.setitem(fsspec.registry._registry, "az", Azure)
+    monkeypatch.setattr("torchrelay.contract.object_connection.driver", lambda _protocol: Azure)
     Flaky.store.clear()
     Flaky.losses = Flaky.cuts = 0
     return open_storage("az://runs", {"retry_s": 2})

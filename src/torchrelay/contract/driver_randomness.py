@@ -1,11 +1,12 @@
 """Keeps fsspec drivers from drawing from Python's `random`, which belongs to the training.
 
 A run's checkpoint holds the state of `random`, and a resumed run must draw what an uninterrupted one would have drawn.
-Drivers draw from the same generator when a request fails or a key is renewed, on a thread of their own: botocore for the
-pauses of its retries (`retries.standard.ExponentialBackoff`, `retryhandler.delay_exponential`) and each time that it
-fetches the key of an instance's role (`utils.InstanceMetadataFetcher`), aiohttp when many wait for a connection, gcsfs
-and google.auth for their pauses, urllib3 for its own. None of them lets its caller give another generator. So their modules get a copy of
-`random` of its own, with a state of its own. Code that imports `random` within a function is not reached.
+Drivers draw from the same generator when a request fails or a key is renewed, on a thread of their own: botocore for
+the pauses of its retries (`retries.standard.ExponentialBackoff`, `retryhandler.delay_exponential`) and each time that
+it fetches the key of an instance's role (`utils.InstanceMetadataFetcher`), aiohttp when many wait for a connection,
+gcsfs, google.auth and urllib3 for their pauses. None of them lets its caller give another generator. So their modules
+get a copy of `random` of their own, with a state of its own. Code that imports `random` within a function is not
+reached.
 """
 
 import importlib.util
