@@ -310,11 +310,13 @@ class Run:
             self._pace.skip()
 
     def _save_done(self, saving: Saving) -> None:
+        paced = {}
         if self._pace is not None:
             self._pace.saved(saving)
             self._agreement.save_every_s = self._pace.interval_s
+            paced = {"cost_s": self._pace.cost_s, "interval_s": self._pace.interval_s}
         if self._observer is not None:
-            self._observer.saved(saving)
+            self._observer.saved(saving, **paced)
 
     def _save_failed(self, step: int, error: StorageError) -> None:
         if self._observer is not None:
