@@ -66,7 +66,7 @@ class Run:
         self._pace = Pace(policy) if policy.every.auto else None
         save_every_s = self._pace.interval_s if self._pace is not None else policy.every.seconds
         self._agreement = Agreement(self.world, present.signals, save_every_s)
-        self._agreement.busy, self._agreement.broken = lambda: self._saver.busy, lambda: self._saver.broken
+        self._agreement.busy, self._agreement.broken = lambda: self._saver.untold, lambda: self._saver.broken
         self._presence, self._ending, self._observer = present, attached.ending, attached.observer
         self._untouched = rng.Untouched()
         self._tracked, self._finite, self._meter = Tracked(), FiniteCheck(), Meter(self.device)

@@ -34,7 +34,8 @@ class Agreement:
     """What the ranks have agreed on. `stop` is the number of the stop signal, 0 before one; it stays once set.
 
     `save_every_s` counts on rank 0, and may be changed there at any time. `busy` says whether a save is under way here:
-    until it is done, none is due by the clock. `broken` says whether one has failed in a way that ends the run.
+    until it is done, and has had its say on `save_every_s`, none is due by the clock. `broken` says whether one has
+    failed in a way that ends the run.
     """
 
     def __init__(self, world: World, signals: StopSignals, save_every_s: float | None) -> None:

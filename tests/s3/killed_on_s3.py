@@ -50,7 +50,11 @@ class Deadly:
         self.points: dict[str, None] = {}
         self._kill_at, self._seen, self._lock = kill_at, Counter[str](), threading.Lock()
         self._once = Connection._once
-        Connection._once = lambda *request: self._deadly(*request)  # type: ignore[method-assign]
+
+        def request(connection: Connection, *rest: Any) -> Any:
+            return self._deadly(connection, *rest)
+
+        Connection._once = request  # type: ignore[method-assign]
 
     def _deadly(self, connection: Connection, method: Any, args: Any, kwargs: Any, timeout_s: float) -> Any:
         name, changes = _named(method, args, kwargs)
