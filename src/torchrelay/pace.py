@@ -31,6 +31,11 @@ class Pace:
         self._since: tuple[float, bool] | None = None
 
     @property
+    def cost_s(self) -> float:
+        """What the last save cost."""
+        return self._costs[-1] if self._costs else 0.0
+
+    @property
     def interval_s(self) -> float:
         """From the start of a save to the start of the next."""
         if not self._costs:

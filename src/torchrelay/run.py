@@ -66,7 +66,7 @@ class Run:
         self._pace = Pace(policy) if policy.every.auto else None
         save_every_s = self._pace.interval_s if self._pace is not None else policy.every.seconds
         self._agreement = Agreement(self.world, present.signals, save_every_s)
-        self._agreement.busy, self._agreement.broken = lambda: self._saver.busy, lambda: self._saver.broken
+        self._agreement.busy, self._agreement.broken = lambda: self._saver.untold, lambda: self._saver.broken
         self._presence, self._ending, self._observer = present, attached.ending, attached.observer
         self._untouched = rng.Untouched()
         self._tracked, self._finite, self._meter = Tracked(), FiniteCheck(), Meter(self.device)
@@ -182,7 +182,7 @@ class Run:
 
         Collective: yes
         """
-        self._agreement.tick()
+        self._agreement.tick(within=True)
         self._progressed()
         self._broken_off = self._broken_off or bool(self._agreement.stop)
         return self._broken_off
@@ -310,11 +310,13 @@ class Run:
             self._pace.skip()
 
     def _save_done(self, saving: Saving) -> None:
+        paced = {}
         if self._pace is not None:
             self._pace.saved(saving)
             self._agreement.save_every_s = self._pace.interval_s
+            paced = {"cost_s": self._pace.cost_s, "interval_s": self._pace.interval_s}
         if self._observer is not None:
-            self._observer.saved(saving)
+            self._observer.saved(saving, **paced)
 
     def _save_failed(self, step: int, error: StorageError) -> None:
         if self._observer is not None:

@@ -78,6 +78,11 @@ class Saver:
         return self._under_way is not None and not self._under_way.pending.done
 
     @property
+    def untold(self) -> bool:
+        """Whether a save has begun of which `saved` or `failed` has not told yet."""
+        return self._under_way is not None
+
+    @property
     def broken(self) -> bool:
         """Whether the save that was under way has failed in a way that ends the run; `finish` raises it."""
         if self._under_way is None or not self._under_way.pending.done:

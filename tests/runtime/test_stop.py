@@ -57,11 +57,11 @@ class Pair:
         pairs = zip(worlds, self.signals, strict=True)
         self.ranks = [Agreement(world, signals, save_every_s) for world, signals in pairs]
 
-    def tick(self, seconds: float) -> tuple[int, bool]:
+    def tick(self, seconds: float, *, within: bool = False) -> tuple[int, bool]:
         """A tick of both after a step of so many seconds; what they agree on."""
         self.clock.now += seconds
         for rank in self.ranks:
-            rank.tick()
+            rank.tick(within=within)
         (stop_0, save_0), (stop_1, save_1) = ((rank.stop, rank.save_due) for rank in self.ranks)
         assert (stop_0, save_0) == (stop_1, save_1), "the ranks do not agree"
         return stop_0, save_0
@@ -95,6 +95,32 @@ def test_steps_that_become_slow_are_noticed(monkeypatch):
     before = len(pair.reduction.rounds)
     pair.tick(0.1)
     assert len(pair.reduction.rounds) == before + 1
+
+
+@pytest.mark.parametrize("already", [0, 5, 37])
+def test_a_stop_after_a_quick_evaluation_does_not_wait_for_many_slow_steps(monkeypatch, already):
+    pair = Pair(monkeypatch)
+    for _ in range(10):
+        pair.tick(0.9)
+    for _ in range(1000 + already):
+        pair.tick(0.0005, within=True)
+    pair.tick(0.9)
+    pair.signals[1].received = signal.SIGTERM
+    ticks = next(number for number in range(1, 1000) if pair.tick(0.9)[0])
+    assert ticks <= 3
+
+
+def test_asking_within_every_step_makes_few_messages_too(monkeypatch):
+    pair = Pair(monkeypatch)
+    for _ in range(3200):
+        pair.tick(0.00001)
+        pair.tick(0.00001, within=True)
+    assert len(pair.reduction.rounds) < 130
+    for _ in range(130):
+        pair.tick(0.1)
+        pair.tick(0.1, within=True)
+    pair.signals[0].received = signal.SIGTERM
+    assert any(pair.tick(0.1, within=bool(number % 2))[0] for number in range(4))
 
 
 def test_a_save_is_due_by_rank_0s_clock_and_once_only(monkeypatch):

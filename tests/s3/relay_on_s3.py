@@ -83,6 +83,10 @@ class Relay:
         run = self.run()
         wait_until(f"step {step}", lambda: any(int(str(e.get("step") or 0)) >= step for e in events.read_all(run)))
 
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The run's events of one kind, as far as they are in storage."""
+        return [event for event in events.read_all(self.run()) if event["event"] == kind]
+
     def digest(self) -> dict[str, Any]:
         """Step, weights and state of the run's newest checkpoint."""
         digest = self.json("checkpoints", "digest", self.run().url)

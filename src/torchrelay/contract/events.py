@@ -7,7 +7,8 @@ writes its own file, so a resumed run can have events of the same step twice; th
     step        step, total_steps, metrics: {loss, lr, grad_norm, samples_per_s, data_wait_s, step_s, memory_bytes, ...}
     evaluation  step, metrics: {val/loss, val/accuracy, ...}
     checkpoint  step, folder, bytes, seconds (until committed), stall_s (training stood still), waited_s (the part of it
-                until the save before was done); a save in the background may tell of a step after later steps have
+                until the save before was done); a save in the background may tell of a step after later steps have;
+                with `every: auto` also cost_s (what training lost by it) and interval_s (until the next is due)
     checkpoint_failed  step, error
     stopping    step, reason
     ended       step, outcome, exit_code

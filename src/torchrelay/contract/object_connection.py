@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from torchrelay.contract import object_errors, storage_options
+from torchrelay.contract import driver_randomness, object_errors, storage_options
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.object_errors import TruncatedError
 from torchrelay.contract.settings import Json
@@ -133,6 +133,8 @@ class Connection:
             except Exception as error:  # noqa: BLE001 - every driver has errors of its own; all are judged and raised
                 retries.wait_or_raise(error)
                 continue
+            if not self.touched:
+                driver_randomness.keep_apart()  # again, for what is loaded with the first request
             self.touched = True
             return result
 
@@ -162,6 +164,7 @@ class Connection:
             ) from error
         if self.is_s3:
             fs.retries = 1
+        driver_randomness.keep_apart()
         return fs
 
     def endpoint(self) -> str:

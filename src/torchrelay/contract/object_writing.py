@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torchrelay.contract.errors import StorageError
-from torchrelay.contract.object_connection import Connection, TakenError
+from torchrelay.contract.object_connection import EXTRAS, Connection, TakenError
 from torchrelay.contract.object_parts import in_parallel
 
 _TOKEN = "torchrelay-put"  # noqa: S105 - the name of a metadata field
@@ -51,6 +51,8 @@ def _send(connection: Connection, key: str, views: Views, token: str, mode: str)
         named |= {"chunksize": size_bytes + 1, "Metadata": {_TOKEN: token}}  # one put, whatever the size
     elif connection.protocol in ("gs", "gcs"):
         named |= {"metadata": {_TOKEN: token}}
+    elif EXTRAS.get(connection.protocol) == "azure" and connection.exclusive:
+        named |= {"retry_total": 0}  # the driver's own retry would find the name taken by its own first try
     body = views[0].tobytes() if len(views) == 1 else b"".join(views)
     connection.call("write", key, "pipe_file", key, body, size_bytes=size_bytes, **named)
 

@@ -45,8 +45,8 @@ class Observer:
         self._curves.scalars(step, metrics)
         _say(lines.evaluation(step, metrics))
 
-    def saved(self, saving: Saving) -> None:
-        """A checkpoint is committed."""
+    def saved(self, saving: Saving, **paced: float) -> None:
+        """A checkpoint is committed. `paced`: with `every: auto`, what it cost, and when the next is due."""
         self.events.write(
             "checkpoint",
             step=saving.step,
@@ -55,6 +55,7 @@ class Observer:
             seconds=saving.seconds,
             stall_s=saving.stall_s,
             waited_s=saving.waited_s,
+            **paced,
         )
 
     def flush(self) -> None:
