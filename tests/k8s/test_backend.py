@@ -20,6 +20,7 @@ from torchrelay.contract.storage import open_storage
 from torchrelay.contract.units import NodeCount
 from torchrelay_launch.backends.kubernetes import client, generations, watching
 from torchrelay_launch.backends.kubernetes.backend import KubernetesBackend
+from torchrelay_launch.backends.kubernetes.code import fetch
 from torchrelay_launch.backends.kubernetes.generations import Begin
 from torchrelay_launch.backends.kubernetes.participation import take_part
 from torchrelay_launch.cli import main
@@ -60,7 +61,7 @@ def kubeconfig(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def job(tmp_path: Path) -> JobSpec:
     volume = Volume(name="runs", mount=str(tmp_path), claim="runs")
-    return JobSpec(name="j", script="train.py", kubernetes=Kubernetes(image="i:1", volumes=[volume]))
+    return JobSpec(name="j", script="train.py", code="live", kubernetes=Kubernetes(image="i:1", volumes=[volume]))
 
 
 def with_options(job: JobSpec, **changes: Any) -> JobSpec:
@@ -125,10 +126,8 @@ def test_the_code_snapshot_lies_with_the_run(
     work.mkdir()
     (work / "train.py").write_text("print(1)")
     monkeypatch.chdir(work)
-    started = submit(with_options(job, code="snapshot"), tmp_path)
-    from torchrelay_launch.backends.kubernetes.code import fetch
-
-    fetch(started.storage, "code/snapshot.tar.gz", tmp_path / "pod")
+    started = submit(dataclasses.replace(job, code="snapshot"), tmp_path)
+    fetch(started.storage, "code/a0001.tar.gz", tmp_path / "pod")
     assert (tmp_path / "pod" / "train.py").read_text() == "print(1)"
 
 
@@ -217,11 +216,12 @@ def test_an_attempt_that_was_refused_has_failed(
 def test_api_that_is_away(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
     started = submit(job, tmp_path)
     cluster.away = True
-    assert watching.observe(started.storage, 1) is None
-    assert run_status(started.storage).state is RunState.PENDING
+    status = run_status(started.storage)
+    assert status.state is RunState.PENDING
+    assert "could not GET" in status.unreachable
     assert "could not POST" in refusal(job, tmp_path)
     cluster.away = False
-    assert watching.observe(started.storage, 1) is not None
+    assert run_status(started.storage).unreachable == ""
 
 
 def test_dry_run_on_the_server(
@@ -233,6 +233,7 @@ def test_dry_run_on_the_server(
             {
                 "name": "j",
                 "script": "train.py",
+                "code": "live",
                 "backend": "kubernetes",
                 "kubernetes": {"image": "i:1", "volumes": [{"name": "r", "mount": str(tmp_path), "claim": "r"}]},
             }

@@ -50,7 +50,7 @@ class Bench:
             "volumes": volume,
         }
         spec = yaml.safe_load((self.work / "paced.yaml").read_text())
-        spec |= {"backend": "kubernetes", "kubernetes": options, "storage": str(self.folder / "runs")}
+        spec |= {"backend": "kubernetes", "code": "live", "kubernetes": options, "storage": str(self.folder / "runs")}
         spec["resources"] = {"nodes": 2, "procs_per_node": 1, "cpus_per_proc": 1}
         spec["train"]["data"]["workers"] = 0
         spec["train"]["epochs"] = 2

@@ -22,7 +22,7 @@ from torchrelay_launch.spec.models import JobSpec, Kubernetes, Resources, Restar
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 VERSIONS = ("1.35", "1.36", "1.37")
 RUN = RunRef("job-20261121-101500-a1b2", "s3://bucket/runs/job-20261121-101500-a1b2", 1, "/home/ada/project")
-SMALL = JobSpec(name="small", script="train.py", kubernetes=Kubernetes(image="registry.example/train:1"))
+SMALL = JobSpec(name="small", script="train.py", code="live", kubernetes=Kubernetes(image="registry.example/train:1"))
 LARGE_OPTIONS = Kubernetes(
     namespace="training",
     image="registry.example/train@sha256:" + "0" * 64,
@@ -71,7 +71,6 @@ LARGE_OPTIONS = Kubernetes(
     active_deadline=Duration(86400),
     ttl=Duration(3600),
     backoff_limit=5,
-    code="snapshot",
 )
 LARGE = JobSpec(
     name="large",

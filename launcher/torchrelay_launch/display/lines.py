@@ -36,8 +36,10 @@ def status_line(status: RunStatus, metrics: Metrics) -> str:
 
 
 def _jobs(status: RunStatus) -> str:
-    """The jobs of a run in a queueing system, and how the newest stands: ` (jobs 9, 10; job 10 waits: Priority)`."""
-    ids = dict.fromkeys(one.record.backend_id for one in status.history if one.record.backend == "slurm")
+    """The jobs of a run on a cluster, and how the newest stands: ` (jobs 9, 10; job 10 waits: Priority)`."""
+    ids = dict.fromkeys(
+        one.record.backend_id for one in status.history if one.record.backend in ("slurm", "kubernetes")
+    )
     named = ", ".join(job_id for job_id in ids if job_id)
     if not named:
         return ""

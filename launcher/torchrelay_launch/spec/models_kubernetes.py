@@ -61,11 +61,10 @@ class Kubernetes:
     )
     image_pull_secrets: list[str] = setting(list, doc="Secrets to pull the image with.", example="[registry]")
     python: str = setting("python3", doc="Python in the image.", example="/opt/venv/bin/python")
-    workdir: str = setting("/workspace", doc="Folder in the pod that relative paths start from.", limits=MOUNT)
-    code: Literal["image", "snapshot"] = setting(
-        "image",
-        doc="Where the job's code comes from: the image's `workdir`, or a snapshot of the folder that the job was "
-        "submitted from, kept with the run and fetched when a pod starts.",
+    workdir: str = setting(
+        "/workspace",
+        doc="Folder in the pod that relative paths start from, and where a snapshot of the code lies; see `code`.",
+        limits=MOUNT,
     )
     queue: str | None = setting(
         None, doc="Kueue's LocalQueue to wait in; the job is submitted suspended.", limits=LABEL
