@@ -54,6 +54,7 @@ class Cluster:
         self.admission: list[Callable[[str, Object], None]] = []
         self.logs: dict[str, str] = {}  # by pod, and by POD/previous
         self.away = False
+        self.interventions: list[Callable[[str, str], None]] = []  # get method and path, and may refuse
         self.conflicts = 0  # how many changes meet another one
         self.slow_deletion = False  # keep what is deleted until `finish_deletion`
         self.warning = ""  # a header of every answer
@@ -87,6 +88,8 @@ class Cluster:
 
     def act(self, method: str, path: str, query: dict[str, list[str]], body: Object | None) -> Object | str:
         """Answer one request. Raises: Refusal."""
+        for intervene in self.interventions:
+            intervene(method, path)
         if "/namespaces/" not in path:
             return self._of_the_cluster(path, body or {})
         namespace, plural, name, below = _parsed(path)
@@ -124,7 +127,8 @@ class Cluster:
                 raise Refusal(403, 'nodes is forbidden: User "ada" cannot list resource "nodes" in API group ""')
             return {"items": [{"status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": "4"}}}]}
         asked = body["spec"]["resourceAttributes"]
-        return {"status": {"allowed": (asked["verb"], asked["resource"]) not in self.forbidden}}
+        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+        return {"status": {"allowed": (asked["verb"], resource) not in self.forbidden}}
 
     def _read(self, namespace: str, plural: str, name: str, query: dict[str, list[str]], _body: Object) -> Object:
         if name:

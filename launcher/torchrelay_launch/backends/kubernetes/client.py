@@ -127,9 +127,10 @@ class Api:
 
     def _note_warnings(self, header: str) -> None:
         """Such as that pods would not be admitted in this namespace (RFC 7234, section 5.5)."""
-        for text in _WARNING.findall(header):
+        for escaped in _WARNING.findall(header):
+            text = escaped.replace('\\"', '"')
             if text not in self.warnings:
-                self.warnings.append(text.replace('\\"', '"'))
+                self.warnings.append(text)
 
 
 def connect(options: Kubernetes, namespace: str | None = None) -> Api:

@@ -51,7 +51,7 @@ def observe(storage: Storage, attempt: int) -> Observed | None:
 def _waits(api: Api, job: Object, pods: list[Object]) -> str:
     """Why a job has no pods, or its pods do not start, where neither says so itself."""
     if condition(job, "Suspended") is not None:
-        return _queue_says(api, job)
+        return queue_says(api, job)
     if any(condition(job, kind) for kind in FINISHED):
         return ""
     alive = [one for one in pods if _alive(one)]
@@ -197,7 +197,7 @@ def _gone(where: Whereabouts, *, asked_to_stop: bool, ended: bool) -> Observed |
     return Observed(RunState.FAILED, error=f"{name} is gone: somebody deleted it before the attempt ended")
 
 
-def _queue_says(api: Api, job: Object) -> str:
+def queue_says(api: Api, job: Object) -> str:
     """Kueue's own words for why a job waits, where they can be had."""
     queue = job["metadata"].get("labels", {}).get(KUEUE_QUEUE)
     if queue is None:
