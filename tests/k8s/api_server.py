@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from api_rules import complaints
+from api_rules import complaints, immutable_complaints
 
 Object = dict[str, Any]
 REASONS = {
@@ -174,10 +174,8 @@ class Cluster:
             raise Refusal(409, f'Operation cannot be fulfilled on {plural} "{name}"', reason="Conflict")
         made = _merged(self._known(namespace, plural, name), body)
         old = self._known(namespace, plural, name)["spec"]
-        new = made["spec"]
-        changed = new.get("completions") != old.get("completions")
-        if plural == "jobs" and changed and new.get("completions") != new.get("parallelism"):
-            raise Refusal(422, "spec.completions: Invalid value: field is immutable", name=name)
+        if plural == "jobs" and (found := list(immutable_complaints(old, made["spec"]))):
+            raise Refusal(422, f'Job.batch "{name}" is invalid: {"; ".join(found)}', name=name)
         return self.put(plural, made, namespace)
 
     def _known(self, namespace: str, plural: str, name: str) -> Object:
