@@ -161,6 +161,16 @@ def test_api_that_is_away(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_
     assert run_status(started.storage).unreachable == ""
 
 
+def test_stop_while_the_api_is_away_is_seen_by_pods_that_begin(
+    kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = submit(job, tmp_path)
+    cluster.away = True
+    assert main(["stop", started.storage.url]) == 74
+    assert "pods that begin meanwhile see the request and stop by themselves" in capsys.readouterr().err
+    assert generations.stopped(started.storage, 1)
+
+
 def test_dry_run_on_the_server(
     kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -343,6 +353,34 @@ def test_cancel_deletes_the_job_from_any_machine(
     assert main(["cancel", started.storage.url]) == 0
     assert cluster.all("jobs") == []
     assert run_status(started.storage).state is RunState.STOPPED
+
+
+def test_resume_from_a_machine_without_the_folder(
+    kubeconfig: Path,
+    cluster: Cluster,
+    job: JobSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "train.py").write_text("print(1)")
+    with monkeypatch.context() as there:
+        there.chdir(work)
+        started = submit(dataclasses.replace(job, code="snapshot"), tmp_path)
+    main(["stop", started.storage.url])
+    (work / "train.py").unlink()
+    work.rmdir()
+    assert main(["resume", started.storage.url, "--detach"]) == 0
+    (made,) = cluster.all("jobs")
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert container["command"][-2:] == ["--code", "code/a0002.tar.gz"]
+    fetch(started.storage, "code/a0002.tar.gz", tmp_path / "pod")
+    assert (tmp_path / "pod" / "train.py").read_text() == "print(1)"
+    main(["stop", started.storage.url])
+    assert main(["resume", started.storage.url, "--detach", "--workdir", str(work)]) == 78
+    assert "is not on this machine" in capsys.readouterr().err
 
 
 def test_resume_makes_another_job_of_the_run(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:

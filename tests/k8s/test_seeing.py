@@ -1,5 +1,6 @@
 """What a user sees of a run on Kubernetes: why it waits, what crashed pods printed, and an API that comes and goes."""
 
+import dataclasses
 import datetime
 import threading
 import time
@@ -12,10 +13,11 @@ from submitting import begin, name_of, pod, submit, with_options
 
 from torchrelay.contract import layout, records
 from torchrelay.contract.exit_codes import Outcome, RunState
-from torchrelay.contract.records import OutcomeRecord
+from torchrelay.contract.records import Failure, OutcomeRecord
 from torchrelay_launch import afar
 from torchrelay_launch.backends.kubernetes import watching
 from torchrelay_launch.cli import main
+from torchrelay_launch.display.lines import status_line
 from torchrelay_launch.runs import run_status
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.starting import Started
@@ -72,6 +74,31 @@ def test_pods_that_are_not_made(
     warn(cluster, name_of(started), message)
     assert run_status(started.storage).state is RunState.PENDING
     assert says in shown(started, capsys, "status")
+
+
+def test_a_running_run_says_how_long_it_still_takes(job: JobSpec, tmp_path: Path) -> None:
+    status = dataclasses.replace(run_status(submit(job, tmp_path).storage), step=50, total_steps=100)
+    running = dataclasses.replace(status, state=RunState.RUNNING)
+    assert "step 50/100, 1:40 left" in status_line(running, {"step_s": 2.0})
+    assert "step 50/100  " in status_line(running, {})
+    assert "step 50/100  " in status_line(status, {"step_s": 2.0})
+
+
+def test_why_the_run_failed_comes_before_why_its_job_did(
+    cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = submit(job, tmp_path)
+    begin(started)
+    failure = Failure("ValueError: too many classes", 70, rank=0, node=0)
+    started.storage.create(
+        layout.attempt_file(1, "outcome"), records.dump(OutcomeRecord(Outcome.FAILED, 70, 1.0, failure=failure))
+    )
+    reached = {"type": "Failed", "status": "True", "message": "Job has reached the specified backoff limit"}
+    made = cluster.all("jobs")[0]
+    cluster.put("jobs", made | {"status": {"conditions": [reached]}})
+    first, second = str(run_status(started.storage).error).splitlines()
+    assert first == "ValueError: too many classes"
+    assert "reached the specified backoff limit" in second
 
 
 def test_pods_of_a_jobset_that_are_not_made(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:

@@ -77,7 +77,9 @@ class Kubernetes:
     gpu_resource: str = setting("nvidia.com/gpu", doc="Resource that stands for a GPU.", limits=RESOURCE)
     devices: dict[str, int] = setting(dict, doc="Further devices per pod, by resource name.", example='{"rdma/hca": 1}')
     ephemeral_storage: Size | None = setting(None, doc="Space on the node's disk per pod.", example="20GiB")
-    shm_size: Size | None = setting(None, doc="Size of /dev/shm; without it up to the pod's memory.", example="8GiB")
+    shm_size: Size | None = setting(
+        None, doc="Size of /dev/shm, whose use counts as memory; without it up to the pod's memory.", example="8GiB"
+    )
     node_selector: dict[str, str] = setting(dict, doc="Labels that nodes must have.", example="{pool: gpu}")
     tolerations: list[dict[str, Json]] = setting(
         list, doc="Taints to tolerate, as in the API.", example="[{key: nvidia.com/gpu, operator: Exists}]"

@@ -12,6 +12,7 @@ from torchrelay.contract.records import OutcomeRecord, StopRequest
 from torchrelay.contract.storage import Storage, open_storage
 from torchrelay_launch.backends.base import LastWords, RunRef, Submission
 from torchrelay_launch.backends.kubernetes import generations, objects
+from torchrelay_launch.backends.kubernetes.refusals import ApiAwayError
 from torchrelay_launch.backends.kubernetes.submission import ObjectSubmission, submission_of
 from torchrelay_launch.runs import request_stop
 from torchrelay_launch.runs.claims import user_at_host
@@ -75,7 +76,12 @@ class KubernetesBackend:
         """Ask for a clean stop; a job with no attempt under way, because it is queued, is deleted."""
         newest = _asked(storage, "stop")
         if generations.read_begin(storage, newest) is None or generations.outcome_of(storage, newest) is not None:
-            _delete(storage, newest)
+            try:
+                _delete(storage, newest)
+            except ApiAwayError as error:
+                raise ApiAwayError(
+                    f"{error}; pods that begin meanwhile see the request and stop by themselves"
+                ) from None
             _conclude(storage, newest)
 
     def cancel(self, storage: Storage) -> None:

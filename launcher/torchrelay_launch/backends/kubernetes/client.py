@@ -176,7 +176,7 @@ def _connection(client: Any, config: Any, context: str | None) -> tuple[Any, str
 
 def _reason(error: BaseException) -> str:
     reason = getattr(error, "reason", None) or error
-    return re.sub(r"^.*?object at 0x[0-9a-f]+>: ", "", str(reason))
+    return re.sub(r"^(<.*?object at 0x[0-9a-f]+>|\w+\(host=.*?\)): ", "", str(reason))
 
 
 def _no_context(config: Any, wanted: str, said: str) -> ConfigError:

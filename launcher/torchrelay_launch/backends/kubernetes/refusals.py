@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from torchrelay.contract.errors import ConfigError, TorchrelayError
+from torchrelay.contract.exit_codes import ExitCode
 
 # kind -> (path of its API group, plural); a group without a version is asked for the one that it prefers
 KINDS = {
@@ -24,7 +25,9 @@ _FORBIDDEN = re.compile(r'cannot (\w+) resource "([\w./]+)" in API group "([\w.-
 
 
 class ApiAwayError(TorchrelayError):
-    """The API server does not answer; what runs in the cluster goes on without it."""
+    """The API server does not answer; what runs in the cluster goes on without it. Exit code 74, as for storage."""
+
+    exit_code = ExitCode.STORAGE
 
 
 class NotThereError(ConfigError):
