@@ -62,6 +62,7 @@ class GangPlan:
     ranks: int  # on this node
     first_rank: int | None  # rank of local rank 0 where torchrun does not choose it
     uses_runtime: bool  # known beforehand: the built-in trainer
+    torchrun_restarts: bool  # whether torchrun itself may start ranks again
     grace_s: float
     watchdog_s: float
 
@@ -184,7 +185,11 @@ class Gang:
         if torchrun is None or not processes.running(torchrun):
             rank.death = None  # only followed torchrun's own end
             return
-        if self._over.is_set() or not (self.plan.uses_runtime or self._ranks.registered):
+        if self._over.is_set():
+            return
+        if not (self.plan.uses_runtime or self._ranks.registered):
+            if self._all_ended():
+                self._over.set()
             return
         mine = next((one for one in reports.reports(self.plan.reports) if one.rank == rank.rank), None)
         code = rank.death.exit_code if rank.death else None
@@ -194,6 +199,13 @@ class Gang:
             asyncio.get_running_loop().call_later(PEER_S, self._over.set)
         else:
             self._over.set()
+
+    def _all_ended(self) -> bool:
+        """Whether a plain script's ranks are all gone, by a failure that is known: torchrun needs a second more."""
+        deaths = self._ranks.deaths
+        if self.plan.torchrun_restarts or len(deaths) < self.plan.ranks:
+            return False
+        return min(deaths, key=lambda one: one.at).exit_code not in (None, 0, -signal.SIGTERM)
 
     def _out_of_patience(self) -> None:
         if not self._over.is_set():

@@ -165,5 +165,4 @@ def _worth_another_attempt(failure: Failure) -> bool:
 def _in_short(failure: Failure) -> str:
     """One line: the log has the rest already, from the rank itself."""
     first, _, more = failure.error.partition("\n")
-    who = "" if failure.rank is None else f"rank {failure.rank} failed: "
-    return f"{who}{first}{' ...' if more else ''}"
+    return f"{first}{' ...' if more else ''}"

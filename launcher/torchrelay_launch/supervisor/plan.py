@@ -96,6 +96,7 @@ class GangPlanner:
             ranks=ranks,
             first_rank=None if chosen_by_torchrun else node * ranks,
             uses_runtime=job.train is not None,
+            torchrun_restarts=job.restarts.torchrun > 0,
             grace_s=float(job.restarts.grace),
             watchdog_s=float(job.restarts.watchdog),
         )
