@@ -1,6 +1,7 @@
 """What the API server checks beyond its schema, for the objects that torchrelay makes: a list of complaints each.
 
-Written from the API reference and from what validation of batch/v1, core/v1, JobSet's webhook and TrainJob's rules say.
+Written from the API reference and from what the validation of batch/v1 and core/v1, JobSet's webhook (v1alpha2) and the
+markers of Kubeflow Trainer's types (v1alpha1) say.
 """
 
 import re
@@ -174,6 +175,39 @@ def amount(quantity: str) -> float:
     return float(match[1]) * FACTORS[match[2]]
 
 
+def restricted_complaints(spec: dict[str, Any]) -> Iterator[str]:
+    """What the Pod Security Standard `restricted` refuses in a pod."""
+    context = spec.get("securityContext", {})
+    if spec.get("hostNetwork") or spec.get("hostPID") or spec.get("hostIPC"):
+        yield "the host's namespaces"
+    if not context.get("runAsNonRoot") or context.get("runAsUser") == 0:
+        yield "runAsNonRoot"
+    if context.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
+        yield "seccompProfile"
+    taken = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+    for volume in spec.get("volumes", []):
+        if not (volume.keys() - {"name"}) <= taken:
+            yield f"volume {volume['name']}"
+    for container in spec["containers"]:
+        own = container.get("securityContext", {})
+        capabilities = own.get("capabilities", {})
+        if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+            yield "allowPrivilegeEscalation"
+        if capabilities.get("drop") != ["ALL"] or not set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"}:
+            yield f"capabilities {capabilities}"
+
+
+def immutable_complaints(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """What may not change in a Job's spec; Kueue's changes to the template of a suspended one are left out."""
+    for field in ("completionMode", "podFailurePolicy", "selector", "template", "podReplacementPolicy"):
+        if old.get(field) != new.get(field):
+            yield f"spec.{field}: field is immutable"
+    changed = old.get("completions") != new.get("completions")
+    equal = all(spec.get("completions") == spec.get("parallelism") for spec in (old, new))
+    if changed and not (new.get("completionMode") == "Indexed" and equal):
+        yield "spec.completions: field is immutable"
+
+
 def _jobset(made: dict[str, Any]) -> Iterator[str]:
     name = made["metadata"]["name"]
     known = {
@@ -188,6 +222,11 @@ def _jobset(made: dict[str, Any]) -> Iterator[str]:
         if len(job) > 63 or not LABEL_1035.match(job):
             yield f"the name {job!r} of a Job is no RFC 1035 label"
         yield from _job_spec(job, replicated["template"]["spec"])
+    names = [rule["name"] for rule in made["spec"]["failurePolicy"]["rules"]]
+    if len(names) != len(set(names)):
+        yield f"two rules of one name: {names}"
+    if not isinstance(made["spec"]["failurePolicy"]["maxRestarts"], int):
+        yield "maxRestarts is no number"
     for rule in made["spec"]["failurePolicy"]["rules"]:
         if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"]):
             yield f"rule name {rule['name']!r}"
@@ -201,7 +240,19 @@ def _trainjob(made: dict[str, Any]) -> Iterator[str]:
     name = made["metadata"]["name"]
     if len(name) > 63 or not LABEL_1035.match(name):
         yield f"name {name!r} is no RFC 1035 label"
-    trainer = made["spec"]["trainer"]
+    trainer, spec = made["spec"]["trainer"], made["spec"]
+    if not spec["runtimeRef"].get("name") or spec["runtimeRef"].get("kind") not in (
+        "ClusterTrainingRuntime",
+        "TrainingRuntime",
+    ):
+        yield f"runtimeRef {spec['runtimeRef']}"
+    if not isinstance(spec.get("suspend", False), bool) or not isinstance(trainer["numNodes"], int):
+        yield "suspend is true or false, numNodes a number"
+    if len(trainer["image"]) > 500 or len(trainer["command"]) > 128 or len(trainer["env"]) > 128:
+        yield "more than the API takes: 500 characters of image, 128 words of command, 128 variables"
+    reserved = {one["name"] for one in trainer["env"] if one["name"].startswith("PET_")}
+    if reserved:
+        yield f"variables of the Torch runtime: {sorted(reserved)}"
     yield from resource_complaints(trainer.get("resourcesPerNode", {}))
     patchable = {"serviceAccountName", "volumes", "initContainers", "containers", "imagePullSecrets", "securityContext"}
     patchable |= {"nodeSelector", "affinity", "tolerations", "schedulingGates"}

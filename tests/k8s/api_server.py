@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from api_rules import complaints
+from api_rules import complaints, immutable_complaints
 
 Object = dict[str, Any]
 REASONS = {
@@ -23,6 +23,7 @@ REASONS = {
     403: "Forbidden",
     404: "NotFound",
     409: "AlreadyExists",
+    410: "Expired",
     422: "Invalid",
 }
 GROUPS = {
@@ -30,13 +31,15 @@ GROUPS = {
     "jobsets": "jobset.x-k8s.io",
     "trainjobs": "trainer.kubeflow.org",
     "workloads": "kueue.x-k8s.io",
+    "localqueues": "kueue.x-k8s.io",
 }
 
 
 class Refusal(Exception):  # noqa: N818 - as in the API, it is no error of the server
-    def __init__(self, code: int, message: str, **details: str) -> None:
+    def __init__(self, code: int, message: str, reason: str = "", **details: str) -> None:
         super().__init__(message)
         self.code, self.message, self.details = code, message, details
+        self.reason = reason or REASONS.get(code, "InternalError")
 
 
 class Cluster:
@@ -49,8 +52,12 @@ class Cluster:
         self.forbidden: set[tuple[str, str]] = set()  # (verb, plural)
         self.token: str | None = None
         self.admission: list[Callable[[str, Object], None]] = []
-        self.logs: dict[str, str] = {}
+        self.logs: dict[str, str] = {}  # by pod, and by POD/previous
         self.away = False
+        self.interventions: list[Callable[[str, str], None]] = []  # get method and path, and may refuse
+        self.conflicts = 0  # how many changes meet another one
+        self.slow_deletion = False  # keep what is deleted until `finish_deletion`
+        self.warning = ""  # a header of every answer
         self.calls: list[tuple[str, str]] = []
         self._version = 0
         self.lock = threading.RLock()
@@ -81,15 +88,14 @@ class Cluster:
 
     def act(self, method: str, path: str, query: dict[str, list[str]], body: Object | None) -> Object | str:
         """Answer one request. Raises: Refusal."""
+        for intervene in self.interventions:
+            intervene(method, path)
         if "/namespaces/" not in path:
             return self._of_the_cluster(path, body or {})
         namespace, plural, name, below = _parsed(path)
         verb = {"GET": "get" if name else "list", "POST": "create", "DELETE": "delete", "PATCH": "patch"}[method]
-        if below == "log":
-            verb, shown = "get", "pods/log"
-        else:
-            shown = plural
-        if (verb, plural) in self.forbidden:
+        shown = "pods/log" if below == "log" else plural
+        if (verb, shown) in self.forbidden:
             group = GROUPS.get(plural, "")
             raise Refusal(
                 403,
@@ -103,7 +109,8 @@ class Cluster:
             raise Refusal(404, f'namespaces "{namespace}" not found', kind="namespaces", name=namespace)
         act = {"GET": self._read, "POST": self._create, "DELETE": self._delete, "PATCH": self._patch}[method]
         if below == "log":
-            return self.logs.get(name, "")
+            self._known(namespace, plural, name)
+            return self.logs.get(f"{name}/previous" if query.get("previous") == ["true"] else name, "")
         return act(namespace, plural, name, query, body or {})
 
     def _of_the_cluster(self, path: str, body: Object) -> Object:
@@ -111,12 +118,17 @@ class Cluster:
             return {"major": "1", "minor": "37", "gitVersion": "v1.37.0"}
         if path == "/apis":
             return {"groups": [{"name": GROUPS[one]} for one in sorted(self.installed & set(GROUPS))]}
+        if path == "/apis/kueue.x-k8s.io":
+            if "workloads" not in self.installed:
+                raise Refusal(404, "the server could not find the requested resource")
+            return {"preferredVersion": {"version": "v1beta2"}}
         if path == "/api/v1/nodes":
             if ("list", "nodes") in self.forbidden:
                 raise Refusal(403, 'nodes is forbidden: User "ada" cannot list resource "nodes" in API group ""')
             return {"items": [{"status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": "4"}}}]}
         asked = body["spec"]["resourceAttributes"]
-        return {"status": {"allowed": (asked["verb"], asked["resource"]) not in self.forbidden}}
+        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+        return {"status": {"allowed": (asked["verb"], resource) not in self.forbidden}}
 
     def _read(self, namespace: str, plural: str, name: str, query: dict[str, list[str]], _body: Object) -> Object:
         if name:
@@ -143,6 +155,9 @@ class Cluster:
     def _delete(self, namespace: str, plural: str, name: str, _query: dict[str, list[str]], body: Object) -> Object:
         made = self._known(namespace, plural, name)
         assert body.get("propagationPolicy") == "Foreground"
+        if self.slow_deletion:
+            made["metadata"]["deletionTimestamp"] = "2026-11-21T10:20:00Z"
+            return made
         uid = made["metadata"]["uid"]
         owned = [
             key
@@ -154,12 +169,13 @@ class Cluster:
         return {"kind": "Status", "status": "Success"}
 
     def _patch(self, namespace: str, plural: str, name: str, _query: dict[str, list[str]], body: Object) -> Object:
+        if self.conflicts:
+            self.conflicts -= 1
+            raise Refusal(409, f'Operation cannot be fulfilled on {plural} "{name}"', reason="Conflict")
         made = _merged(self._known(namespace, plural, name), body)
         old = self._known(namespace, plural, name)["spec"]
-        new = made["spec"]
-        changed = new.get("completions") != old.get("completions")
-        if plural == "jobs" and changed and new.get("completions") != new.get("parallelism"):
-            raise Refusal(422, "spec.completions: Invalid value: field is immutable", name=name)
+        if plural == "jobs" and (found := list(immutable_complaints(old, made["spec"]))):
+            raise Refusal(422, f'Job.batch "{name}" is invalid: {"; ".join(found)}', name=name)
         return self.put(plural, made, namespace)
 
     def _known(self, namespace: str, plural: str, name: str) -> Object:
@@ -222,6 +238,8 @@ def serving(cluster: Cluster) -> Iterator[str]:
             self.send_response(code)
             self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
             self.send_header("Content-Length", str(len(data)))
+            if cluster.warning:
+                self.send_header("Warning", f'299 - "{cluster.warning}"')
             self.end_headers()
             self.wfile.write(data)
 
@@ -235,7 +253,7 @@ def serving(cluster: Cluster) -> Iterator[str]:
                     "apiVersion": "v1",
                     "status": "Failure",
                     "message": refusal.message,
-                    "reason": REASONS.get(refusal.code, "InternalError"),
+                    "reason": refusal.reason,
                     "details": refusal.details,
                     "code": refusal.code,
                 }

@@ -5,6 +5,7 @@ change, and the rules of podFailurePolicy, which are read from the Job. What is 
 """
 
 import contextlib
+import datetime
 import itertools
 import os
 import signal
@@ -139,10 +140,26 @@ class JobRunner:
                 continue
             code = code if code >= 0 else 128 - code
             del self.pods[index]
+            self._report(pod, code)
             self.ended.append((pod.name, code))
             self._again_at[index] = time.monotonic() + BACK_OFF_S
             if job is not None:
                 self._judge(job, pod, code)
+
+    def _report(self, pod: PodProcess, code: int) -> None:
+        """What a kubelet says of a pod that has ended."""
+        message = self.folder / f"{pod.name}.message"
+        ended = {"exitCode": code, "reason": "Error" if code else "Completed", "finishedAt": _now()}
+        ended |= {"message": message.read_text()} if message.exists() else {}
+        status = {"phase": "Failed" if code else "Succeeded"}
+        status |= {"containerStatuses": [{"name": "train", "state": {"terminated": ended}}]}
+        if pod.disrupted:
+            status |= {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": pod.disrupted}]}
+        with self.cluster.lock:
+            known = self.cluster.get("pods", pod.name)
+            self.cluster.logs[pod.name] = (self.folder / f"{pod.name}.log").read_text(errors="replace")
+            if known is not None:
+                self.cluster.put("pods", known | {"status": status})
 
     def _judge(self, job: dict[str, Any], pod: PodProcess, code: int) -> None:
         """As the Job controller does: the first rule that fits, or else the failure counts."""
@@ -182,6 +199,7 @@ class JobRunner:
             process = subprocess.Popen(argv, cwd=self.cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
         pod = PodProcess(name, index, address, network, process)
         labels = job["spec"]["template"]["metadata"]["labels"]
+        labels = labels | {"batch.kubernetes.io/job-completion-index": str(index)}
         with self.cluster.lock:
             self.cluster.put("pods", {"metadata": {"name": name, "labels": labels}, "status": {"phase": "Running"}})
         return pod
@@ -232,14 +250,19 @@ class JobRunner:
                 os.kill(pid, signal.SIGTERM)
 
 
-def available() -> bool:
-    """Whether this machine lets the tests make networks."""
-    if os.geteuid() != 0 or sys.platform != "linux":
-        return False
+def missing() -> str:
+    """Why this machine does not let the tests make networks; an empty text if it does."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "pods in networks of their own need root on Linux: run the tests as root, as in a container"
     try:
-        return subprocess.run(["unshare", "--net", "ip", "link"], capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False
+        done = subprocess.run(["unshare", "--net", "ip", "link"], capture_output=True, check=False, text=True)
+    except OSError as error:
+        return f"{error}: tests/install.sh installs it"
+    return done.stderr.strip() or "unshare --net failed" if done.returncode else ""
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _ip(*words: str) -> None:

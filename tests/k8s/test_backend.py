@@ -3,92 +3,30 @@
 import base64
 import dataclasses
 import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from api_server import Cluster, Refusal, serving
+from api_server import Cluster, Refusal
+from submitting import begin, name_of, pod, refusal, submit, with_options
 
 from torchrelay.contract import layout, records
-from torchrelay.contract.errors import ConfigError, TorchrelayError
+from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import Outcome, RunState
 from torchrelay.contract.records import Failure, OutcomeRecord
 from torchrelay.contract.storage import open_storage
 from torchrelay.contract.units import NodeCount
 from torchrelay_launch.backends.kubernetes import client, generations, watching
 from torchrelay_launch.backends.kubernetes.backend import KubernetesBackend
-from torchrelay_launch.backends.kubernetes.generations import Begin
+from torchrelay_launch.backends.kubernetes.code import fetch
 from torchrelay_launch.backends.kubernetes.participation import take_part
 from torchrelay_launch.cli import main
 from torchrelay_launch.runs import run_status
-from torchrelay_launch.spec.models import JobSpec, Kubernetes, Resources, Volume
-from torchrelay_launch.starting import Started, plan, start_attempt, start_new
+from torchrelay_launch.spec.models import JobSpec, Resources
+from torchrelay_launch.starting import plan, start_attempt
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the client's own
-
-
-@pytest.fixture
-def cluster() -> Cluster:
-    return Cluster()
-
-
-@pytest.fixture
-def kubeconfig(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A kubeconfig for the server, in KUBECONFIG."""
-    path = tmp_path / "kubeconfig"
-    with serving(cluster) as url:
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "clusters": [{"name": "c", "cluster": {"server": url}}],
-            "users": [{"name": "ada", "user": {"token": "good"}}],
-            "contexts": [
-                {"name": "test", "context": {"cluster": "c", "user": "ada", "namespace": "training"}},
-                {"name": "other", "context": {"cluster": "c", "user": "ada"}},
-            ],
-        }
-        path.write_text(yaml.safe_dump(content))
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
-        monkeypatch.setenv("KUBECONFIG", str(path))
-        yield path
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> JobSpec:
-    volume = Volume(name="runs", mount=str(tmp_path), claim="runs")
-    return JobSpec(name="j", script="train.py", kubernetes=Kubernetes(image="i:1", volumes=[volume]))
-
-
-def with_options(job: JobSpec, **changes: Any) -> JobSpec:
-    return dataclasses.replace(job, kubernetes=dataclasses.replace(job.kubernetes, **changes))
-
-
-def submit(job: JobSpec, tmp_path: Path) -> Started:
-    return start_new(plan(job, "kubernetes", str(tmp_path / "runs")), tethered=False)
-
-
-def refusal(job: JobSpec, tmp_path: Path) -> str:
-    with pytest.raises(TorchrelayError) as caught:
-        submit(job, tmp_path)
-    return str(caught.value)
-
-
-def name_of(started: Started) -> str:
-    return started.handle.backend_id
-
-
-def begin(started: Started, attempt: int = 1) -> None:
-    values = Begin(name_of(started), f"{name_of(started)}-0-x", "10.0.0.1", 29400, 1, "t", time.time())
-    generations.write_begin(started.storage, attempt, values)
-
-
-def pod(started: Started, **status: Any) -> dict[str, Any]:
-    labels = {"torchrelay/run": started.storage.url.rpartition("/")[2], "torchrelay/attempt": "1"}
-    return {"metadata": {"name": f"{name_of(started)}-0-abcde", "labels": labels}, "status": status}
 
 
 def test_submit_creates_what_render_shows(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
@@ -125,10 +63,8 @@ def test_the_code_snapshot_lies_with_the_run(
     work.mkdir()
     (work / "train.py").write_text("print(1)")
     monkeypatch.chdir(work)
-    started = submit(with_options(job, code="snapshot"), tmp_path)
-    from torchrelay_launch.backends.kubernetes.code import fetch
-
-    fetch(started.storage, "code/snapshot.tar.gz", tmp_path / "pod")
+    started = submit(dataclasses.replace(job, code="snapshot"), tmp_path)
+    fetch(started.storage, "code/a0001.tar.gz", tmp_path / "pod")
     assert (tmp_path / "pod" / "train.py").read_text() == "print(1)"
 
 
@@ -217,11 +153,22 @@ def test_an_attempt_that_was_refused_has_failed(
 def test_api_that_is_away(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
     started = submit(job, tmp_path)
     cluster.away = True
-    assert watching.observe(started.storage, 1) is None
-    assert run_status(started.storage).state is RunState.PENDING
+    status = run_status(started.storage)
+    assert status.state is RunState.PENDING
+    assert "could not GET" in status.unreachable
     assert "could not POST" in refusal(job, tmp_path)
     cluster.away = False
-    assert watching.observe(started.storage, 1) is not None
+    assert run_status(started.storage).unreachable == ""
+
+
+def test_stop_while_the_api_is_away_is_seen_by_pods_that_begin(
+    kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = submit(job, tmp_path)
+    cluster.away = True
+    assert main(["stop", started.storage.url]) == 74
+    assert "pods that begin meanwhile see the request and stop by themselves" in capsys.readouterr().err
+    assert generations.stopped(started.storage, 1)
 
 
 def test_dry_run_on_the_server(
@@ -233,6 +180,7 @@ def test_dry_run_on_the_server(
             {
                 "name": "j",
                 "script": "train.py",
+                "code": "live",
                 "backend": "kubernetes",
                 "kubernetes": {"image": "i:1", "volumes": [{"name": "r", "mount": str(tmp_path), "claim": "r"}]},
             }
@@ -407,6 +355,34 @@ def test_cancel_deletes_the_job_from_any_machine(
     assert run_status(started.storage).state is RunState.STOPPED
 
 
+def test_resume_from_a_machine_without_the_folder(
+    kubeconfig: Path,
+    cluster: Cluster,
+    job: JobSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "train.py").write_text("print(1)")
+    with monkeypatch.context() as there:
+        there.chdir(work)
+        started = submit(dataclasses.replace(job, code="snapshot"), tmp_path)
+    main(["stop", started.storage.url])
+    (work / "train.py").unlink()
+    work.rmdir()
+    assert main(["resume", started.storage.url, "--detach"]) == 0
+    (made,) = cluster.all("jobs")
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert container["command"][-2:] == ["--code", "code/a0002.tar.gz"]
+    fetch(started.storage, "code/a0002.tar.gz", tmp_path / "pod")
+    assert (tmp_path / "pod" / "train.py").read_text() == "print(1)"
+    main(["stop", started.storage.url])
+    assert main(["resume", started.storage.url, "--detach", "--workdir", str(work)]) == 78
+    assert "is not on this machine" in capsys.readouterr().err
+
+
 def test_resume_makes_another_job_of_the_run(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
     first = submit(job, tmp_path)
     main(["stop", first.storage.url])
@@ -485,23 +461,6 @@ def test_doctor_asks_for_more_gpus_than_any_node_has(
     assert "WRONG gpus       0 of 1 nodes have 8" in said
 
 
-def test_rbac_has_just_what_is_called(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
-    """Everything that the launcher asks the API for is in k8s/rbac.yaml."""
-    rules = next(yaml.safe_load_all((Path(__file__).parents[2] / "k8s" / "rbac.yaml").read_text()))["rules"]
-    allowed = {(verb, plural) for rule in rules for plural in rule["resources"] for verb in rule["verbs"]}
-    for kind in ("job", "jobset", "trainjob"):
-        started = submit(with_options(job, kind=kind), tmp_path)
-        watching.observe(started.storage, 1)
-        main(["cancel", started.storage.url])
-    called = set()
-    for method, path in cluster.calls:
-        plural, *rest = path.split("/namespaces/training/")[1].split("/")
-        verbs = {"GET": "get" if rest else "list", "POST": "create", "DELETE": "delete", "PATCH": "patch"}
-        called.add((verbs[method], plural))
-    assert called
-    assert called <= allowed
-
-
 def test_scale_tells_the_pods_first_and_then_the_job(
     kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -511,6 +470,9 @@ def test_scale_tells_the_pods_first_and_then_the_job(
     spec = cluster.all("jobs")[0]["spec"]
     assert (spec["parallelism"], spec["completions"]) == (3, 3)
     assert generations.wanted_nodes(started.storage, 1) == 3
+    cluster.conflicts = 2  # a controller wrote the Job's status at the same time
+    assert main(["scale", started.storage.url, "2"]) == 0
+    assert main(["scale", started.storage.url, "3"]) == 0
     cluster.forbidden.add(("patch", "jobs"))
     assert main(["scale", started.storage.url, "4"]) == 78
     assert "not allowed to patch jobs" in capsys.readouterr().err

@@ -45,11 +45,24 @@ def test_there_and_back(tmp_path: Path) -> None:
     work.mkdir()
     (work / "train.py").write_text("print(1)")
     storage = open_storage(str(tmp_path / "run"))
-    code.store(storage, "code/x.tar.gz", work)
+    first, second, third = map(code.snapshot_file, (1, 2, 3))
+    assert code.store(storage, first, work) == f"copied the code of {work}, 0.0 MiB"
     (work / "train.py").write_text("print(2)")
-    code.store(storage, "code/x.tar.gz", work)  # later attempts run what the first one ran
-    code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
-    assert (tmp_path / "pod" / "train.py").read_text() == "print(1)"
+    code.store(storage, first, work)  # all attempts of a job run what its first one ran
+    code.store(storage, second, work)
+    elsewhere = tmp_path / "elsewhere"
+    assert (
+        code.store(storage, third, elsewhere)
+        == f"goes on with the code of a0002.tar.gz: {elsewhere} is not on this machine"
+    )
+    for path, text in ((first, "print(1)"), (second, "print(2)"), (third, "print(2)")):
+        code.fetch(storage, path, tmp_path / "pod")
+        assert (tmp_path / "pod" / "train.py").read_text() == text
+
+
+def test_no_folder_and_no_snapshot(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name the folder with --workdir DIR, or write code: live"):
+        code.store(open_storage(str(tmp_path / "run")), code.snapshot_file(1), tmp_path / "elsewhere")
 
 
 def test_none_and_damaged(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from api_server import Cluster, serving
-from pod_node import JobRunner, available
+from pod_node import JobRunner, missing
 
 from torchrelay.contract import manifest
 from torchrelay.contract.exit_codes import RunState
@@ -22,7 +22,6 @@ from torchrelay_launch.runs import RunStatus, run_status
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(not available(), reason="needs root and network namespaces"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the client's own
     pytest.mark.timeout(400),
 ]
@@ -50,7 +49,7 @@ class Bench:
             "volumes": volume,
         }
         spec = yaml.safe_load((self.work / "paced.yaml").read_text())
-        spec |= {"backend": "kubernetes", "kubernetes": options, "storage": str(self.folder / "runs")}
+        spec |= {"backend": "kubernetes", "code": "live", "kubernetes": options, "storage": str(self.folder / "runs")}
         spec["resources"] = {"nodes": 2, "procs_per_node": 1, "cpus_per_proc": 1}
         spec["train"]["data"]["workers"] = 0
         spec["train"]["epochs"] = 2
@@ -123,6 +122,8 @@ def cluster_url() -> Iterator[tuple[Cluster, str]]:
 
 @pytest.fixture(scope="module")
 def bench(cluster_url: tuple[Cluster, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    if why := missing():
+        pytest.fail(why, pytrace=False)
     cluster, url = cluster_url
     folder = tmp_path_factory.mktemp("node")
     config = folder / "kubeconfig"
@@ -155,7 +156,7 @@ def undisturbed(bench: Bench) -> tuple[int, str, str]:
 
 
 def test_evicted_and_lost_pods_come_back_and_the_bits_are_the_same(
-    bench: Bench, undisturbed: tuple[int, str, str]
+    bench: Bench, undisturbed: tuple[int, str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = bench.submit()
     runner = bench.run_pods(url)
@@ -168,6 +169,9 @@ def test_evicted_and_lost_pods_come_back_and_the_bits_are_the_same(
     lost = runner.lose(0)
     bench.wait_for_job(runner, "Complete")
     assert (lost.name, 137) in runner.ended
+    capsys.readouterr()
+    assert main(["logs", url, "--attempt", "2"]) == 0
+    assert f"[node 0] pod {lost.name}: its node was lost" in capsys.readouterr().out
     assert runner.failures == 0  # neither counted
     status = status_of(url)
     assert (status.state, status.attempts) == (RunState.COMPLETED, 3)

@@ -2,15 +2,17 @@
 
 import dataclasses
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
-from api_rules import complaints
+from api_rules import complaints, immutable_complaints, restricted_complaints
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.units import Duration, NodeCount, Size
@@ -22,7 +24,7 @@ from torchrelay_launch.spec.models import JobSpec, Kubernetes, Resources, Restar
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 VERSIONS = ("1.35", "1.36", "1.37")
 RUN = RunRef("job-20261121-101500-a1b2", "s3://bucket/runs/job-20261121-101500-a1b2", 1, "/home/ada/project")
-SMALL = JobSpec(name="small", script="train.py", kubernetes=Kubernetes(image="registry.example/train:1"))
+SMALL = JobSpec(name="small", script="train.py", code="live", kubernetes=Kubernetes(image="registry.example/train:1"))
 LARGE_OPTIONS = Kubernetes(
     namespace="training",
     image="registry.example/train@sha256:" + "0" * 64,
@@ -71,7 +73,6 @@ LARGE_OPTIONS = Kubernetes(
     active_deadline=Duration(86400),
     ttl=Duration(3600),
     backoff_limit=5,
-    code="snapshot",
 )
 LARGE = JobSpec(
     name="large",
@@ -291,6 +292,71 @@ def test_patches_reach_one_element_of_a_list() -> None:
 def test_patches_that_cannot_be(patch: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         objects.render(with_options(SMALL, patch=[patch]), RUN)
+
+
+def test_pods_pass_the_restricted_standard_unless_the_spec_asks_for_more() -> None:
+    assert list(restricted_complaints(pod_of(objects.render(SMALL, RUN)))) == []
+    more = {
+        "host_network": True,
+        "capabilities": ["IPC_LOCK"],
+        "volumes": [Volume(name="a", mount="/a", host_path="/a")],
+    }
+    said = list(restricted_complaints(pod_of(objects.render(with_options(SMALL, **more), RUN))))
+    assert said[:2] == ["the host's namespaces", "volume a"]
+
+
+def test_only_the_size_of_a_job_changes() -> None:
+    old = main_of(objects.render(SMALL, RUN))["spec"]
+    assert list(immutable_complaints(old, old | {"completions": 4, "parallelism": 4})) == []
+    assert list(immutable_complaints(old, old | {"completions": 4})) == ["spec.completions: field is immutable"]
+    assert list(immutable_complaints(old, old | {"template": {}})) == ["spec.template: field is immutable"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"numNodes": "2"}, "numNodes a number"),
+        ({"command": ["x"] * 129}, "128 words of command"),
+        ({"env": [{"name": "PET_NNODES", "value": "2"}]}, "PET_NNODES"),
+    ],
+)
+def test_the_rules_of_a_trainjob_can_fail(change: dict[str, Any], says: str) -> None:
+    made = main_of(objects.render(of_kind(SMALL, "trainjob"), RUN))
+    made["spec"]["trainer"] |= change
+    assert any(says in one for one in complaints(made))
+
+
+def test_the_runtime_for_trainer_has_the_rules_of_the_jobset() -> None:
+    """What k8s/trainingruntime.yaml makes of a TrainJob is what `kind: jobset` is, but for the container's name."""
+    runtime, jobset = objects.base("trainingruntime"), objects.base("jobset")
+    spec = runtime["spec"]["template"]["spec"]
+    assert complaints({"kind": "JobSet", "metadata": {"name": "a" * 44}, "spec": spec}) == []
+    (replicated,), (other,) = spec["replicatedJobs"], jobset["spec"]["replicatedJobs"]
+    assert replicated["template"].pop("metadata")["labels"] == {
+        "trainer.kubeflow.org/trainjob-ancestor-step": "trainer"
+    }
+    text = yaml.safe_dump(spec).replace("containerName: node", "containerName: train")
+    made = yaml.safe_load(text)
+    (container,) = made["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    container |= {"name": "train", "env": other["template"]["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert made == jobset["spec"]
+
+
+def test_the_image_pins_what_it_installs() -> None:
+    """k8s/constraints.txt: every requirement of torchrelay[train,s3], at a version that pyproject.toml allows."""
+    root = Path(__file__).resolve().parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    dockerfile = (root / "k8s" / "Dockerfile").read_text()
+    pins = dict(
+        line.split("==") for line in (root / "k8s" / "constraints.txt").read_text().splitlines() if "==" in line
+    )
+    for argument, name in (("TORCH", "torch"), ("TORCHVISION", "torchvision")):
+        pins[name] = dockerfile.partition(f"ARG {argument}=")[2].split()[0]
+    for text in (
+        project["dependencies"] + project["optional-dependencies"]["train"] + project["optional-dependencies"]["s3"]
+    ):
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(pins[wanted.name]), text
 
 
 def test_base_manifests_are_valid_as_they_are() -> None:

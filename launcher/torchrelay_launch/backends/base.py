@@ -66,6 +66,14 @@ class Finding:
     ok: bool | None
 
 
+@dataclass(frozen=True)
+class LastWords:
+    """What a backend kept of a node that crashed, and that is not in the run's logs."""
+
+    key: str  # tells one crash from another
+    lines: list[str]  # as in a node's log
+
+
 class Handle(Protocol):
     """A submitted attempt, as the launcher that submitted it holds it."""
 
@@ -105,6 +113,12 @@ class Backend(Protocol):
 
     def logs(self, storage: Storage, attempt: int) -> list[str]:
         """Paths below the run of what the nodes of an attempt printed, by node."""
+
+    def last_words(self, storage: Storage, attempt: int, known: set[str]) -> list[LastWords]:
+        """What crashed nodes of an attempt printed and could not write down, but for the keys in `known`.
+
+        Raises: TorchrelayError if it cannot be asked for.
+        """
 
     def stop(self, storage: Storage) -> None:
         """Ask the newest attempt to checkpoint and stop. Raises: ConfigError if it is not running."""

@@ -18,7 +18,7 @@ from torchrelay.contract.records import Heartbeat, OutcomeRecord
 from torchrelay.contract.storage import Storage, on_object_storage
 from torchrelay.contract.storage_options import to_environment
 from torchrelay_launch import processes
-from torchrelay_launch.backends.base import HIDDEN, Command, RunRef, Submission
+from torchrelay_launch.backends.base import HIDDEN, Command, LastWords, RunRef, Submission
 from torchrelay_launch.runs import open_for, request_stop, run_status
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
@@ -89,6 +89,10 @@ class LocalBackend:
         """The nodes' logs, which the supervisors write into the run's storage."""
         folder = f"{layout.LOGS}/a{attempt:04d}"
         return [f"{folder}/{name}" for name in storage.list(folder)]
+
+    def last_words(self, storage: Storage, attempt: int, known: set[str]) -> list[LastWords]:  # noqa: ARG002
+        """None: all that nodes print is in their logs."""
+        return []
 
     def stop(self, storage: Storage) -> None:
         """Ask for a clean stop, which the supervisor sees within a few seconds. Raises: ConfigError if nothing runs."""

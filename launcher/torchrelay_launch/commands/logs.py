@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torchrelay.contract import log_lines
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.storage import Storage, on_object_storage
+from torchrelay_launch.afar import Afar
 from torchrelay_launch.arguments import add_run, at_least, explain
 from torchrelay_launch.display.style import note
 from torchrelay_launch.display.text import clean
@@ -63,7 +64,11 @@ def run(args: argparse.Namespace) -> int:
     wanted = Wanted(args.node, args.rank)
     if args.follow:
         _follow(storage, attempt, wanted, args)
-    elif not _print_attempt(storage, attempt, wanted, args.tail):
+        return 0
+    count = _print_attempt(storage, attempt, wanted, args.tail)
+    said = Afar(storage, quiet=args.quiet).last_words(status, attempt)
+    _write_all(said if args.tail is None else said[len(said) - args.tail :], wanted)
+    if not count and not said:
         note(f"attempt {attempt} has no such lines in its logs", quiet=args.quiet)
     return 0
 
@@ -83,14 +88,15 @@ def _print_attempt(storage: Storage, attempt: int, wanted: Wanted, tail: int | N
 
 def _follow(storage: Storage, attempt: int, wanted: Wanted, args: argparse.Namespace) -> None:
     """Print lines until the attempt, or without --attempt the run, has ended."""
-    log = LogTail(storage, attempt)
+    log, afar = LogTail(storage, attempt), Afar(storage, quiet=args.quiet)
     if args.tail is not None:
         _write_all(log.skip(args.tail, wanted), wanted)
     while True:
-        status = run_status(storage)
+        status = afar.status()
         newer = status.attempts > attempt
-        ended = newer or not (status.live or leaving(status.history[-1]))
+        ended = newer or not (status.live or status.unreachable or leaving(status.history[-1]))
         _write_all(log.new_lines(final=ended), wanted)
+        _write_all(afar.last_words(status, attempt), wanted)
         if not ended:
             time.sleep(_OBJECT_STORAGE_LOOK_S if on_object_storage(storage) else _LOOK_EVERY_S)
         elif newer and args.attempt is None:

@@ -50,7 +50,7 @@ def rehearse(plan: Plan, how: str) -> int:
     if ask is None:
         raise ConfigError(f"--dry-run=server asks a Kubernetes cluster; {plan.backend.name} has no server to ask")
     for line in ask(submission):
-        print(f"would be created: {line}")
+        print(line)
     return 0
 
 

@@ -123,12 +123,12 @@ def _check_step(status: RunStatus, step: int | None) -> None:
 def _plan(args: argparse.Namespace, status: RunStatus, loaded: LoadedSpec) -> Plan:
     last = status.history[-1].record
     workdir = Path(args.workdir or last.submitted_from or last.workdir or ".").absolute()
-    if not workdir.is_dir():
+    on = args.on or (last.backend if last.backend != "unknown" else None)
+    if not workdir.is_dir() and (args.workdir or on != "kubernetes"):  # pods have the image, or the code as submitted
         raise ConfigError(
             f"the run was started in {workdir}, which is not on this machine; name the folder that its relative paths "
             "start from with --workdir DIR"
         )
-    on = args.on or (last.backend if last.backend != "unknown" else None)
     made = plan(loaded.job, on, status.url.rpartition("/")[0])
     return dataclasses.replace(made, workdir=workdir, sources=loaded.sources)
 

@@ -8,6 +8,7 @@ from typing import Literal
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import ExitCode, RunState
 from torchrelay.contract.storage import Storage, on_object_storage
+from torchrelay_launch.afar import Afar
 from torchrelay_launch.arguments import add_run, explain
 from torchrelay_launch.backends.base import load_backend
 from torchrelay_launch.display.naming import name_for_user
@@ -48,7 +49,7 @@ def ask(args: argparse.Namespace, kind: Literal["stop", "cancel"]) -> int:
     if kind == "cancel":
         with contextlib.suppress(ConfigError):  # it has ended since it was asked
             load_backend(status.backend).cancel(storage)
-    return _report(_wait(storage, attempt), kind)
+    return _report(_wait(storage, attempt, quiet=args.quiet), kind)
 
 
 def _tell_backend(storage: Storage, backend: str, kind: Literal["stop", "cancel"]) -> None:
@@ -58,9 +59,10 @@ def _tell_backend(storage: Storage, backend: str, kind: Literal["stop", "cancel"
             getattr(load_backend(backend), kind)(storage)
 
 
-def _wait(storage: Storage, attempt: int) -> RunStatus:
+def _wait(storage: Storage, attempt: int, *, quiet: bool) -> RunStatus:
     """The status of the run once the attempt has ended, its supervisor too, or a newer one has begun."""
-    while (status := run_status(storage)).attempts == attempt and (status.live or leaving(status.history[-1])):
+    afar = Afar(storage, quiet=quiet)
+    while (status := afar.status()).attempts == attempt and (status.live or leaving(status.history[-1])):
         time.sleep(_OBJECT_STORAGE_LOOK_S if on_object_storage(storage) else _LOOK_EVERY_S)
     return status
 

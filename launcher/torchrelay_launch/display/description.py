@@ -6,7 +6,7 @@ from typing import cast
 from torchrelay.contract import layout
 from torchrelay.contract.settings import Json
 from torchrelay_launch.display import quantities
-from torchrelay_launch.display.lines import whereabouts
+from torchrelay_launch.display.lines import time_left, whereabouts
 from torchrelay_launch.display.style import paint, paint_state
 from torchrelay_launch.display.table import pairs, table
 from torchrelay_launch.progress import Metrics, Progress
@@ -64,7 +64,11 @@ def _facts(status: RunStatus, progress: Progress, now: float) -> list[tuple[str,
     created = f"{quantities.moment(status.created_at)}, {quantities.age(status.created_at, now)} ago"
     facts = [("url", status.url), ("created", f"{created}, by torchrelay {status.torchrelay}")]
     share = f" ({status.step / status.total_steps:.0%})" if status.step and status.total_steps else ""
-    facts.append(("step", quantities.steps(status.step, status.total_steps) + share))
+    left = time_left(status, progress.metrics)
+    facts.append(("step", quantities.steps(status.step, status.total_steps) + share + left))
+    observed = status.history[-1].observed if status.history else None
+    if observed is not None and observed.says:
+        facts.append((status.backend, observed.says))
     if progress.world_size:
         facts.append(("world size", str(progress.world_size)))
     if progress.metrics:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from torchrelay.contract.exit_codes import RunState
 from torchrelay_launch.display import quantities
 from torchrelay_launch.display.style import paint, paint_state
 from torchrelay_launch.display.table import table
@@ -21,7 +22,7 @@ def status_line(status: RunStatus, metrics: Metrics) -> str:
     """The line of `status`, and a line for each line of what went wrong."""
     parts = [status.run_id, paint_state(status.state)]
     if status.step is not None:
-        parts.append(f"step {_step(status)}")
+        parts.append(f"step {_step(status)}{time_left(status, metrics)}")
     if shown := telling_metric(metrics):
         parts.append(shown)
     if status.attempts:
@@ -35,9 +36,18 @@ def status_line(status: RunStatus, metrics: Metrics) -> str:
     return "\n".join(lines)
 
 
+def time_left(status: RunStatus, metrics: Metrics) -> str:
+    """`, 12:30 left`: how long a running run takes at the speed of its last steps, without evaluations and saves."""
+    if status.state is not RunState.RUNNING or not status.step or not status.total_steps or "step_s" not in metrics:
+        return ""
+    return f", {quantities.clock((status.total_steps - status.step) * metrics['step_s'])} left"
+
+
 def _jobs(status: RunStatus) -> str:
-    """The jobs of a run in a queueing system, and how the newest stands: ` (jobs 9, 10; job 10 waits: Priority)`."""
-    ids = dict.fromkeys(one.record.backend_id for one in status.history if one.record.backend == "slurm")
+    """The jobs of a run on a cluster, and how the newest stands: ` (jobs 9, 10; job 10 waits: Priority)`."""
+    ids = dict.fromkeys(
+        one.record.backend_id for one in status.history if one.record.backend in ("slurm", "kubernetes")
+    )
     named = ", ".join(job_id for job_id in ids if job_id)
     if not named:
         return ""

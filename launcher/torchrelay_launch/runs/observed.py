@@ -13,9 +13,10 @@ from torchrelay.contract.storage import Storage
 class Observed:
     """An attempt as its backend sees it."""
 
-    state: RunState
+    state: RunState | None  # None: as storage says
     says: str = ""  # for people: "job 12 waits: Priority, expected to start at 12:30"
     error: str | None = None  # why it will not go on
+    unreachable: bool = False  # the backend does not answer now, and may know more
 
     @property
     def live(self) -> bool:

@@ -96,6 +96,12 @@ class RunStatus:
         }
 
     @property
+    def unreachable(self) -> str:
+        """Why the backend cannot be asked now whether the run goes on; an empty text if it was, or need not be."""
+        observed = self.history[-1].observed if self.history else None
+        return observed.says if observed is not None and observed.unreachable else ""
+
+    @property
     def failure(self) -> Failure | None:
         """What went wrong first in the newest attempt."""
         return self.history[-1].failure if self.history else None
@@ -188,7 +194,9 @@ def _as_observed(storage: Storage, last: AttemptStatus) -> AttemptStatus:
     if last.outcome is not None and last.outcome.outcome is Outcome.COMPLETED:
         return last
     observed = observe(storage, last.record.backend, last.record.number)
-    return last if observed is None else dataclasses.replace(last, state=observed.state, observed=observed)
+    return (
+        last if observed is None else dataclasses.replace(last, state=observed.state or last.state, observed=observed)
+    )
 
 
 _STATES = {
@@ -277,7 +285,7 @@ def _error(last: AttemptStatus | None, run_id: str, steps: list[int]) -> str | N
     if last is None or last.state is not RunState.FAILED:
         return None
     if last.observed and last.observed.error:
-        return last.observed.error
+        return f"{last.failure.error}\n{last.observed.error}" if last.failure else last.observed.error
     if last.failure:
         return last.failure.error
     if last.outcome and last.outcome.outcome is Outcome.SUPERSEDED:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torchrelay.contract.settings import Json, Limits, key_of
 from torchrelay.contract.units import UNITS
-from torchrelay_launch.spec.names import nearest
+from torchrelay_launch.spec.names import ELSEWHERE, nearest
 from torchrelay_launch.spec.places import Place, Problem
 from torchrelay_launch.spec.scalars import Scalar, number, trap, truth
 from torchrelay_launch.spec.tree import Entry, Mapping, Node, Sequence
@@ -229,6 +229,7 @@ def _unknown(key: Scalar, path: str, valid: list[str], unused: list[str], out: D
     out.unknown.add(path)
     found = nearest(key.text, unused) or nearest(key.text, valid)
     hint = f"did you mean `{found}`?" if found else f"keys here: {', '.join(valid)}"
+    hint = ELSEWHERE.get(_join(path, key.text), hint)
     out.problem(key.place, f"{_where(path)}unknown key `{key.text[:80]}`", hint)
 
 

@@ -146,7 +146,8 @@ class JobSpec:
     backend: Literal["local", "slurm", "kubernetes"] = setting("local", doc="Where to run unless --on says otherwise.")
     code: Literal["snapshot", "live"] = setting(
         "snapshot",
-        doc="On Slurm: run a copy of the git working tree as it was when submitted, or the files as they are.",
+        doc="What a cluster runs: the code as it was when submitted, or as it is when it starts: on Slurm the files of "
+        "the folder, on Kubernetes those of the image.",
     )
     resources: Resources = setting(Resources, doc="What one attempt runs on.")
     process_group: Literal["auto", "gloo", "nccl"] = setting(

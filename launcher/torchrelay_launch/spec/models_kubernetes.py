@@ -61,11 +61,10 @@ class Kubernetes:
     )
     image_pull_secrets: list[str] = setting(list, doc="Secrets to pull the image with.", example="[registry]")
     python: str = setting("python3", doc="Python in the image.", example="/opt/venv/bin/python")
-    workdir: str = setting("/workspace", doc="Folder in the pod that relative paths start from.", limits=MOUNT)
-    code: Literal["image", "snapshot"] = setting(
-        "image",
-        doc="Where the job's code comes from: the image's `workdir`, or a snapshot of the folder that the job was "
-        "submitted from, kept with the run and fetched when a pod starts.",
+    workdir: str = setting(
+        "/workspace",
+        doc="Folder in the pod that relative paths start from, and where a snapshot of the code lies; see `code`.",
+        limits=MOUNT,
     )
     queue: str | None = setting(
         None, doc="Kueue's LocalQueue to wait in; the job is submitted suspended.", limits=LABEL
@@ -78,7 +77,9 @@ class Kubernetes:
     gpu_resource: str = setting("nvidia.com/gpu", doc="Resource that stands for a GPU.", limits=RESOURCE)
     devices: dict[str, int] = setting(dict, doc="Further devices per pod, by resource name.", example='{"rdma/hca": 1}')
     ephemeral_storage: Size | None = setting(None, doc="Space on the node's disk per pod.", example="20GiB")
-    shm_size: Size | None = setting(None, doc="Size of /dev/shm; without it up to the pod's memory.", example="8GiB")
+    shm_size: Size | None = setting(
+        None, doc="Size of /dev/shm, whose use counts as memory; without it up to the pod's memory.", example="8GiB"
+    )
     node_selector: dict[str, str] = setting(dict, doc="Labels that nodes must have.", example="{pool: gpu}")
     tolerations: list[dict[str, Json]] = setting(
         list, doc="Taints to tolerate, as in the API.", example="[{key: nvidia.com/gpu, operator: Exists}]"

@@ -2,6 +2,12 @@
 
 from collections.abc import Iterable
 
+# Keys that are looked for where they are not -> where they are.
+ELSEWHERE = {
+    "kubernetes.code": "write `code:` at the top level: snapshot, or live for what is in the image",
+    "slurm.code": "write `code:` at the top level: snapshot or live",
+}
+
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """The valid name that `name` most likely stands for, or None if none is close."""

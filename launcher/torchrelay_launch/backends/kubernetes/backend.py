@@ -10,8 +10,9 @@ from torchrelay.contract.errors import ConfigError, TorchrelayError
 from torchrelay.contract.exit_codes import ExitCode, Outcome, RunState
 from torchrelay.contract.records import OutcomeRecord, StopRequest
 from torchrelay.contract.storage import Storage, open_storage
-from torchrelay_launch.backends.base import RunRef, Submission
+from torchrelay_launch.backends.base import LastWords, RunRef, Submission
 from torchrelay_launch.backends.kubernetes import generations, objects
+from torchrelay_launch.backends.kubernetes.refusals import ApiAwayError
 from torchrelay_launch.backends.kubernetes.submission import ObjectSubmission, submission_of
 from torchrelay_launch.runs import request_stop
 from torchrelay_launch.runs.claims import user_at_host
@@ -39,18 +40,19 @@ class KubernetesBackend:
         run, storage = submission.run, open_storage(submission.run.url)
         api = client.connect(submission.job.kubernetes)
         snapshot = objects.place_of(submission.job, run).code
-        if snapshot is not None:
-            code.store(storage, snapshot, Path(run.workdir))
+        notes = [code.store(storage, snapshot, Path(run.workdir))] if snapshot is not None else []
         generations.write_nodes(storage, None)  # an earlier submission may have been scaled
         where = creation.create(api, storage, submission)
         generations.set_backend_id(storage, run.attempt, where.name)
-        return KubernetesHandle(storage, where.name)
+        return KubernetesHandle(storage, where.name, (*notes, *(f"the cluster warns: {text}" for text in api.warnings)))
 
     def rehearse(self, submission: ObjectSubmission) -> list[str]:
-        """Ask the server whether it would take the objects. Returns what. Raises: ConfigError with its complaint."""
+        """Ask the server whether it would take the objects. Returns what it says. Raises: ConfigError, ApiAwayError."""
         from torchrelay_launch.backends.kubernetes import client, creation
 
-        return creation.rehearse(client.connect(submission.job.kubernetes), submission)
+        api = client.connect(submission.job.kubernetes)
+        made = [f"would be created: {line}" for line in creation.rehearse(api, submission)]
+        return made + [f"the cluster warns: {text}" for text in api.warnings]
 
     def status(self, storage: Storage, attempt: int) -> RunState | None:
         """What Kubernetes says of the attempt; None if it adds nothing to what storage says."""
@@ -64,11 +66,22 @@ class KubernetesBackend:
         folder = f"{layout.LOGS}/a{attempt:04d}"
         return [f"{folder}/{name}" for name in storage.list(folder)]
 
+    def last_words(self, storage: Storage, attempt: int, known: set[str]) -> list[LastWords]:
+        """What pods of an attempt that crashed printed last, but for those in `known`. Raises: TorchrelayError."""
+        from torchrelay_launch.backends.kubernetes import pod_logs
+
+        return pod_logs.last_words(storage, attempt, known)
+
     def stop(self, storage: Storage) -> None:
         """Ask for a clean stop; a job with no attempt under way, because it is queued, is deleted."""
         newest = _asked(storage, "stop")
         if generations.read_begin(storage, newest) is None or generations.outcome_of(storage, newest) is not None:
-            _delete(storage, newest)
+            try:
+                _delete(storage, newest)
+            except ApiAwayError as error:
+                raise ApiAwayError(
+                    f"{error}; pods that begin meanwhile see the request and stop by themselves"
+                ) from None
             _conclude(storage, newest)
 
     def cancel(self, storage: Storage) -> None:
@@ -99,8 +112,10 @@ class KubernetesBackend:
 class KubernetesHandle:
     """A run on Kubernetes, followed from its first pods to its last."""
 
-    def __init__(self, storage: Storage, job: str) -> None:
+    def __init__(self, storage: Storage, job: str, notes: tuple[str, ...] = ()) -> None:
         self._storage, self.backend_id = storage, job
+        self.notes = notes  # what whoever submitted should know
+        self.attempt = records.attempt_numbers(storage)[-1]  # the newest, which whoever follows shows
         self._looked = self._asked = 0.0
         self._code: int | None = None
 
@@ -124,7 +139,7 @@ class KubernetesHandle:
         """A job in a cluster needs no launcher."""
 
     def _look(self, now: float) -> int | None:
-        newest = records.attempt_numbers(self._storage)[-1]
+        newest = self.attempt = records.attempt_numbers(self._storage)[-1]
         outcome = generations.outcome_of(self._storage, newest)
         if outcome is not None:
             code = generations.last_code(outcome, asked_to_stop=generations.stopped(self._storage, newest))
@@ -136,7 +151,7 @@ class KubernetesHandle:
         from torchrelay_launch.backends.kubernetes import watching
 
         found = watching.observe(self._storage, newest)
-        if found is None or found.live:
+        if found is None or found.state is None or found.live:
             return None
         if found.state is RunState.COMPLETED:
             return 0

@@ -1,41 +1,28 @@
 """The API by the official client, and what its complaints mean. Bodies go in and come out as plain JSON objects."""
 
+import contextlib
 import json
+import os
 import re
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from torchrelay.contract.errors import ConfigError, TorchrelayError
+from torchrelay.contract.errors import ConfigError
+from torchrelay_launch.backends.kubernetes.refusals import KINDS, ApiAwayError, ConflictError, NotThereError, explained
 from torchrelay_launch.spec.models import Kubernetes
 
 Object = dict[str, Any]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 CONNECT_S, ANSWER_S = 5.0, 30.0
+LOG_BYTES = 1 << 20
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+CONFLICTS = 5  # in a row, before a change is given up
+_WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
+_connected: dict[tuple[object, ...], Any] = {}  # clients by kubeconfig and context; a login can take a second
 
-# kind -> (path of its API group, plural)
-KINDS = {
-    "Job": ("apis/batch/v1", "jobs"),
-    "JobSet": ("apis/jobset.x-k8s.io/v1alpha2", "jobsets"),
-    "TrainJob": ("apis/trainer.kubeflow.org/v1alpha1", "trainjobs"),
-    "Service": ("api/v1", "services"),
-    "Secret": ("api/v1", "secrets"),
-    "Pod": ("api/v1", "pods"),
-    "Event": ("api/v1", "events"),
-    "ResourceQuota": ("api/v1", "resourcequotas"),
-    "Workload": ("apis/kueue.x-k8s.io/v1beta1", "workloads"),
-    "LocalQueue": ("apis/kueue.x-k8s.io/v1beta1", "localqueues"),
-}
-INSTALL = {"JobSet": "JobSet", "TrainJob": "Kubeflow Trainer", "Workload": "Kueue", "LocalQueue": "Kueue"}
-_FORBIDDEN = re.compile(r'cannot (\w+) resource "([\w./]+)" in API group "([\w.-]*)"(?: in the namespace "([\w.-]+)")?')
-
-
-class ApiAwayError(TorchrelayError):
-    """The API server does not answer; what runs in the cluster goes on without it."""
-
-
-class NotThereError(ConfigError):
-    """The API knows no such object."""
+__all__ = ["Api", "ApiAwayError", "NotThereError", "connect", "explained"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +31,13 @@ class Api:
 
     namespace: str
     _client: Any = field(repr=False)
+    warnings: list[str] = field(default_factory=list)  # what the API said beside its answers
+    _versions: dict[str, str] = field(default_factory=dict, repr=False)
 
     def path(self, kind: str, name: str = "") -> str:
         group, plural = KINDS[kind]
+        if group.startswith("apis/") and group.count("/") == 1:
+            group = f"{group}/{self._version(group)}"
         return f"/{group}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
 
     def create(self, made: Object, *, dry_run: bool = False) -> Object:
@@ -78,13 +69,26 @@ class Api:
 
     def patch(self, kind: str, name: str, change: Object) -> Object:
         """Merge a change into an object. Raises: ConfigError, ApiAwayError."""
+        for _ in range(CONFLICTS - 1):
+            with contextlib.suppress(ConflictError):
+                return self.call("PATCH", self.path(kind, name), change)
+            time.sleep(0.1)
         return self.call("PATCH", self.path(kind, name), change)
 
-    def log(self, pod: str, lines: int) -> str:
-        """The last lines of a pod's container. Raises: ConfigError, ApiAwayError."""
-        return self._send("GET", f"{self.path('Pod', pod)}/log", None, {"tailLines": str(lines)}).decode(
-            errors="replace"
-        )
+    def log(self, pod: str, container: str, lines: int, *, previous: bool = False) -> str:
+        """The last lines of a container, or of the one before it in this pod. Raises: ConfigError, ApiAwayError."""
+        query = {"container": container, "tailLines": str(lines), "limitBytes": str(LOG_BYTES)}
+        query |= {"previous": "true"} if previous else {}
+        return self._send("GET", f"{self.path('Pod', pod)}/log", None, query).decode(errors="replace")
+
+    def _version(self, group: str) -> str:
+        """The version of an API group that the server prefers."""
+        if group not in self._versions:
+            try:
+                self._versions[group] = str(self.call("GET", f"/{group}")["preferredVersion"]["version"])
+            except (NotThereError, KeyError):  # not installed, as the next request will say
+                self._versions[group] = "v1"
+        return self._versions[group]
 
     def call(
         self, method: Method, path: str, body: Object | None = None, query: dict[str, str] | None = None
@@ -111,12 +115,22 @@ class Api:
                 _return_http_data_only=True,
                 _request_timeout=(CONNECT_S, ANSWER_S),
             )
+            self._note_warnings(response.headers.get("Warning") or "")
             return bytes(response.data)
         except ApiException as error:
+            if error.status == 401:
+                _connected.clear()  # a later login is looked for
             raise explained(error.status or 0, error.body, method, path, self.namespace) from None
         except (HTTPError, OSError) as error:
             host = self._client.configuration.host
             raise ApiAwayError(f"the Kubernetes API at {host} does not answer: {_reason(error)}") from None
+
+    def _note_warnings(self, header: str) -> None:
+        """Such as that pods would not be admitted in this namespace (RFC 7234, section 5.5)."""
+        for escaped in _WARNING.findall(header):
+            text = escaped.replace('\\"', '"')
+            if text not in self.warnings:
+                self.warnings.append(text)
 
 
 def connect(options: Kubernetes, namespace: str | None = None) -> Api:
@@ -128,85 +142,41 @@ def connect(options: Kubernetes, namespace: str | None = None) -> Api:
         from kubernetes import client, config
     except ImportError as error:
         raise ConfigError("the Kubernetes client is not installed: pip install 'torchrelay[kubernetes]'") from error
+    key = (*_kubeconfig(config), options.context)
+    if key not in _connected:
+        _connected[key] = _connection(client, config, options.context)
+    made, of_context = _connected[key]
+    return Api(namespace or options.namespace or of_context or "default", made)
+
+
+def _kubeconfig(config: Any) -> tuple[object, ...]:
+    """Where the kubeconfig is and when it was changed last."""
+    where = str(config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION)
+    changed = []
+    for path in where.split(os.pathsep):
+        with contextlib.suppress(OSError):
+            changed.append(Path(path).expanduser().stat().st_mtime_ns)
+    return where, *changed
+
+
+def _connection(client: Any, config: Any, context: str | None) -> tuple[Any, str | None]:
+    """A client, and the namespace that belongs to it. Raises: ConfigError."""
     configuration = client.Configuration()
     configuration.retries = 1
-    chosen = namespace or options.namespace
     try:
-        config.load_kube_config(context=options.context, client_configuration=configuration)
-        chosen = chosen or _namespace_of_context(config, options.context)
+        config.load_kube_config(context=context, client_configuration=configuration)
+        namespace = _namespace_of_context(config, context)
     except config.ConfigException as error:
-        if options.context is not None:
-            raise _no_context(config, options.context, str(error)) from None
+        if context is not None:
+            raise _no_context(config, context, str(error)) from None
         _in_cluster(config, configuration, error)
-        chosen = chosen or _own_namespace()
-    return Api(chosen or "default", client.ApiClient(configuration))
-
-
-def explained(status: int, body: object, method: str, path: str, namespace: str) -> TorchrelayError:
-    """The API's refusal as an error that says what to do."""
-    said = _status(body)
-    message = str(said.get("message") or body or "no message")
-    if status == 401:
-        return ConfigError(
-            f"the Kubernetes API does not accept the credentials ({message}); log in to the cluster again"
-        )
-    if status == 403:
-        return ConfigError(_forbidden(message, namespace))
-    if status == 404:
-        return _not_found(message, said, path, namespace)
-    if status == 409:
-        return ConfigError(f"{message}: it exists already; `torchrelay status` shows the run that it belongs to")
-    if status == 429 or status >= 500:
-        if "admission webhook" in message or "failed calling webhook" in message:
-            return ConfigError(f"refused by the cluster's admission: {message}")
-        return ApiAwayError(f"the Kubernetes API could not {method} {path}: {status} {message}")
-    if "admission webhook" in message or "denied the request" in message:
-        return ConfigError(f"refused by the cluster's admission: {message}")
-    return ConfigError(f"the Kubernetes API refuses this: {message}")
-
-
-def _forbidden(message: str, namespace: str) -> str:
-    if "exceeded quota" in message:
-        return f"the quota of namespace {namespace} does not allow this: {message}"
-    match = _FORBIDDEN.search(message)
-    if match is None:
-        if "admission webhook" in message or "denied the request" in message:
-            return f"refused by the cluster's admission: {message}"
-        return f"the Kubernetes API forbids this: {message}"
-    verb, resource, group, where = match.groups()
-    rule = f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}'
-    return (
-        f"not allowed to {verb} {resource} in namespace {where or namespace}: add the rule {rule} to the Role, "
-        "as in k8s/rbac.yaml"
-    )
-
-
-def _not_found(message: str, said: Object, path: str, namespace: str) -> ConfigError:
-    details = said.get("details") or {}
-    if details.get("kind") == "namespaces" or message.startswith("namespaces "):
-        return ConfigError(
-            f"there is no namespace {namespace!r} in this cluster: make it, or set kubernetes.namespace to another"
-        )
-    plural = next((part for part in path.split("/") if any(part == names for _, names in KINDS.values())), "")
-    kind = next((kind for kind, (_, names) in KINDS.items() if names == plural), "")
-    if not details.get("name") and kind in INSTALL:
-        return ConfigError(
-            f"this cluster has no {plural}: {INSTALL[kind]} is not installed there; use kubernetes.kind: job"
-        )
-    return NotThereError(f"not found: {message}")
-
-
-def _status(body: object) -> Object:
-    try:
-        found = json.loads(body) if isinstance(body, (str, bytes)) else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        namespace = _own_namespace()
+    return client.ApiClient(configuration), namespace
 
 
 def _reason(error: BaseException) -> str:
     reason = getattr(error, "reason", None) or error
-    return re.sub(r"^.*?object at 0x[0-9a-f]+>: ", "", str(reason))
+    return re.sub(r"^(<.*?object at 0x[0-9a-f]+>|\w+\(host=.*?\)): ", "", str(reason))
 
 
 def _no_context(config: Any, wanted: str, said: str) -> ConfigError:

@@ -9,6 +9,8 @@ from pathlib import Path
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.storage import Storage
 
+FOLDER = "code"
+ENDING = ".tar.gz"
 LARGEST_BYTES = 64 << 20
 _LEFT_OUT = {
     ".git",
@@ -23,14 +25,31 @@ _LEFT_OUT = {
 }
 
 
-def store(storage: Storage, path: str, folder: Path) -> None:
-    """Pack the folder and keep it with the run; an earlier snapshot stays as it is.
+def snapshot_file(attempt: int) -> str:
+    """Path below the run of the code of what was submitted as this attempt, and of all attempts of that job."""
+    return f"{FOLDER}/a{attempt:04d}{ENDING}"
 
-    Raises: ConfigError for a folder that is too large; StorageError.
+
+def store(storage: Storage, path: str, folder: Path) -> str:
+    """Pack the folder and keep it with the run; from a machine without it, what was submitted last is taken again.
+
+    Returns what was done, for people. Raises: ConfigError for a folder that is too large; StorageError.
     """
-    data = packed(folder)
+    if folder.is_dir():
+        data = packed(folder)
+        says = f"copied the code of {folder}, {len(data) / 2**20:.1f} MiB"
+    else:
+        earlier = [name for name in storage.list(FOLDER) if name.endswith(ENDING)]
+        if not earlier:
+            raise ConfigError(
+                f"code: the job's folder {folder} is not on this machine, and the run has no snapshot of it; name the "
+                "folder with --workdir DIR, or write code: live for what is in the image"
+            )
+        data = storage.read(f"{FOLDER}/{earlier[-1]}")
+        says = f"goes on with the code of {earlier[-1]}: {folder} is not on this machine"
     with contextlib.suppress(FileExistsError):
         storage.create(path, data)
+    return says
 
 
 def packed(folder: Path) -> bytes:
@@ -40,8 +59,8 @@ def packed(folder: Path) -> bytes:
     size = sum((folder / name).stat().st_size for name in files)
     if size > LARGEST_BYTES:
         raise ConfigError(
-            f"kubernetes.code: {folder} holds {size >> 20} MiB, more than the {LARGEST_BYTES >> 20} MiB of a snapshot; "
-            "leave data out with .gitignore, or build the code into the image (kubernetes.code: image)"
+            f"code: {folder} holds {size >> 20} MiB, more than the {LARGEST_BYTES >> 20} MiB of a snapshot; submit "
+            "from the folder of the code, leave data out with .gitignore, or build the code into the image (code: live)"
         )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:

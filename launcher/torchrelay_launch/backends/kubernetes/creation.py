@@ -49,18 +49,23 @@ def create(api: Api, storage: Storage, submission: ObjectSubmission) -> Whereabo
     """Create the objects: first the job, then what it owns, so that all go with it. Raises: TorchrelayError."""
     main = next(one for one in submission.objects if one["kind"] in MAIN)
     others = [one for one in submission.objects if one["kind"] not in MAIN]
-    others += secrets_of(submission.job, main, os.environ)
+    others += secrets_of(submission.job, main, shell())
     where = Whereabouts(main["metadata"]["name"], main["kind"], api.namespace, submission.job.kubernetes.context)
     storage.replace(whereabouts_file(where.name), dump(where))
+    create_objects(api, main, others)
+    return where
+
+
+def create_objects(api: Api, main: Object, others: list[Object]) -> None:
+    """Create an object, then what it owns, or nothing at all. Raises: TorchrelayError."""
     created = api.create(_placed(main, api.namespace))
     try:
         for one in others:
             api.create(_owned(_placed(one, api.namespace), created))
     except TorchrelayError:
         with contextlib.suppress(TorchrelayError):
-            api.delete(where.kind, where.name)
+            api.delete(main["kind"], main["metadata"]["name"])
         raise
-    return where
 
 
 def rehearse(api: Api, submission: ObjectSubmission) -> list[str]:
@@ -69,6 +74,11 @@ def rehearse(api: Api, submission: ObjectSubmission) -> list[str]:
     for one in made:
         api.create(_placed(one, api.namespace), dry_run=True)
     return [f"{one['kind']} {one['metadata']['name']} in namespace {api.namespace}" for one in made]
+
+
+def shell() -> Mapping[str, str]:
+    """The variables of whoever submits."""
+    return os.environ
 
 
 def secrets_of(job: JobSpec, main: Object, environment: Mapping[str, str]) -> list[Object]:

@@ -10,7 +10,13 @@ from torchrelay_launch.spec.models import JobSpec, Kubernetes
 
 OLDEST = (1, 31)  # podFailurePolicy is stable since then
 # (API group, resource, verbs) as in k8s/rbac.yaml
-ALWAYS = (("batch", "jobs", "create get delete patch"), ("", "services", "create"), ("", "pods", "list"))
+ALWAYS = (
+    ("batch", "jobs", "create get delete patch"),
+    ("", "services", "create"),
+    ("", "pods", "list"),
+    ("", "pods/log", "get"),
+    ("", "events", "list"),
+)
 KINDS = {"jobset": ("jobset.x-k8s.io", "jobsets"), "trainjob": ("trainer.kubeflow.org", "trainjobs")}
 INSTALLABLE = {"JobSet": "jobset.x-k8s.io", "Kubeflow Trainer": "trainer.kubeflow.org", "Kueue": "kueue.x-k8s.io"}
 
@@ -50,6 +56,8 @@ def _rights(api: Api, _job: JobSpec | None, options: Kubernetes) -> Iterator[Fin
         wanted.append((*KINDS[options.kind], "create get delete"))
     if options.create_secret:
         wanted.append(("", "secrets", "create"))
+    if options.queue:
+        wanted += [("kueue.x-k8s.io", "workloads", "list"), ("kueue.x-k8s.io", "localqueues", "list")]
     for group, resource, verbs in wanted:
         refused = [verb for verb in verbs.split() if not _may(api, verb, group, resource)]
         what = f"{verbs.replace(' ', ', ')} {resource}"
@@ -61,7 +69,8 @@ def _rights(api: Api, _job: JobSpec | None, options: Kubernetes) -> Iterator[Fin
 
 
 def _may(api: Api, verb: str, group: str, resource: str) -> bool:
-    asked = {"namespace": api.namespace, "verb": verb, "group": group, "resource": resource}
+    resource, _, below = resource.partition("/")
+    asked = {"namespace": api.namespace, "verb": verb, "group": group, "resource": resource, "subresource": below}
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",

@@ -8,7 +8,7 @@ from typing import cast
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay_launch.backends.base import RunRef
-from torchrelay_launch.backends.kubernetes import names, pods, reach
+from torchrelay_launch.backends.kubernetes import code, names, pods, reach
 from torchrelay_launch.backends.kubernetes.merge import merged
 from torchrelay_launch.backends.kubernetes.pods import Object, Place
 from torchrelay_launch.shipped import shipped_file
@@ -29,6 +29,7 @@ _RUNTIME_DECIDES = (
     "run_as_user",
     "shm_size",
     "topology_spread",
+    "ttl",
 )
 
 
@@ -43,8 +44,7 @@ def place_of(job: JobSpec, run: RunRef) -> Place:
     """Names of an attempt's pods."""
     name = names.object_name(run.run_id, run.attempt)
     first = f"{name}-0" if job.kubernetes.kind == "job" else f"{name}-{REPLICATED}-0-0"
-    code = "code/snapshot.tar.gz" if job.kubernetes.code == "snapshot" else None
-    return Place(name, f"{first}.{name}", code)
+    return Place(name, f"{first}.{name}", code.snapshot_file(run.attempt) if job.code == "snapshot" else None)
 
 
 def check(job: JobSpec, run: RunRef) -> None:
@@ -71,10 +71,6 @@ def not_honoured(job: JobSpec) -> list[str]:
     if options.kind == "trainjob":
         changed = [name for name in _RUNTIME_DECIDES if getattr(options, name) != getattr(plain, name)]
         found += [f"kubernetes.{name}: the runtime of a TrainJob decides it" for name in changed]
-        if options.code == "snapshot" and not any(volume.mount == options.workdir for volume in options.volumes):
-            found.append(
-                "kubernetes.code: the snapshot is fetched into kubernetes.workdir, which must be writable there"
-            )
     elif options.queue is None and options.queue_priority is not None:
         found.append("kubernetes.queue_priority: there is no kubernetes.queue")
     return found

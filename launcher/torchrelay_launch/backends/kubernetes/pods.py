@@ -152,7 +152,10 @@ def volumes(job: JobSpec, place: Place) -> tuple[list[Object], list[Object]]:
     paths = [one["mountPath"] for one in mounts]
     twice = {path for path in paths if paths.count(path) > 1}
     if twice:
-        raise ConfigError(f"kubernetes.volumes: mounted twice: {', '.join(sorted(twice))}")
+        way_out = ""
+        if place.code is not None and job.kubernetes.workdir in twice:
+            way_out = "; the code snapshot goes to kubernetes.workdir: name another, or write code: live"
+        raise ConfigError(f"kubernetes.volumes: mounted twice: {', '.join(sorted(twice))}{way_out}")
     return list(sources.values()), mounts
 
 

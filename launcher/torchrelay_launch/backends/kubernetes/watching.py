@@ -1,14 +1,14 @@
 """How an attempt stands, as Kubernetes sees it: what a run's storage alone cannot tell.
 
-Everything is asked for by plain lists, never by watches: nothing here needs an answer within a second, a list cannot
-expire (410 Gone), and an API server that is away costs one empty answer.
+Everything is asked for by plain lists, never by watches: nothing here needs an answer within a second, there is no
+watch to be cut and no version to expire (410 Gone), and an API server that is away costs one answer.
 """
 
-from torchrelay.contract.errors import TorchrelayError
+from torchrelay.contract.errors import ConfigError, TorchrelayError
 from torchrelay.contract.exit_codes import RunState
 from torchrelay.contract.storage import Storage
-from torchrelay_launch.backends.kubernetes import generations, names
-from torchrelay_launch.backends.kubernetes.client import Api, Object, connect
+from torchrelay_launch.backends.kubernetes import events, generations, names
+from torchrelay_launch.backends.kubernetes.client import Api, ApiAwayError, Object, connect
 from torchrelay_launch.backends.kubernetes.creation import Whereabouts, read_whereabouts
 from torchrelay_launch.backends.kubernetes.states import (
     CONDITIONS,
@@ -28,23 +28,38 @@ KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 
 
 def observe(storage: Storage, attempt: int) -> Observed | None:
-    """What Kubernetes says of an attempt; None if it cannot be asked or adds nothing. Raises: StorageError."""
+    """What Kubernetes says of an attempt; None if it adds nothing. Raises: StorageError."""
     where = read_whereabouts(storage, generations.record_of(storage, attempt).backend_id)
     outcome = generations.outcome_of(storage, attempt)
     asked_to_stop = generations.stopped(storage, attempt)
     if where is None or (outcome is not None and generations.last_code(outcome, asked_to_stop=asked_to_stop) in _OVER):
         return None
+    begun = generations.read_begin(storage, attempt) is not None and outcome is None
     try:
         api = api_of(where)
         job = api.get(where.kind, where.name)
-        pods = pods_of(api, job) if job else []
-        waits = _queue_says(api, job) if job and condition(job, "Suspended") else ""
-    except TorchrelayError:
-        return None
-    if job is None:
-        return _gone(where, asked_to_stop=asked_to_stop, ended=outcome is not None)
-    begun = generations.read_begin(storage, attempt) is not None and outcome is None
-    return observed(job, pods, begun=begun, waits=waits)
+        if job is None:
+            return _gone(where, asked_to_stop=asked_to_stop, ended=outcome is not None)
+        pods = pods_of(api, job)
+        return observed(job, pods, begun=begun, waits=_waits(api, job, pods))
+    except ApiAwayError as error:
+        return Observed(None, str(error), unreachable=True)
+    except ConfigError as error:
+        return Observed(None, str(error))
+
+
+def _waits(api: Api, job: Object, pods: list[Object]) -> str:
+    """Why a job has no pods, or its pods do not start, where neither says so itself."""
+    if condition(job, "Suspended") is not None:
+        return queue_says(api, job)
+    if any(condition(job, kind) for kind in FINISHED):
+        return ""
+    alive = [one for one in pods if _alive(one)]
+    missing = events.wanted_pods(job) - len(alive)
+    said = events.why_no_pods(api, job) if missing > 0 else ""
+    if said:
+        return f"{missing} of {events.wanted_pods(job)} pods are missing: {said}"
+    return events.why_not_started(api, alive)
 
 
 def api_of(where: Whereabouts) -> Api:
@@ -59,10 +74,12 @@ def observed(job: Object, pods: list[Object], *, begun: bool, waits: str = "") -
         found = condition(job, kind)
         if found is not None:
             return _finished(name, kind, found, pods)
+    if job["metadata"].get("deletionTimestamp"):
+        return Observed(RunState.RUNNING if begun else RunState.PENDING, f"{name} is being deleted, its pods first")
     if condition(job, "Suspended") is not None:
         return Observed(RunState.PENDING, f"{name} is queued{waits and ': ' + waits}")
-    alive = [one for one in pods if (one.get("status") or {}).get("phase") in ("Pending", "Running")]
-    troubles = [text for text in map(trouble, alive) if text]
+    alive = [one for one in pods if _alive(one)]
+    troubles = [text for text in map(trouble, alive) if text] + ([waits] if waits else [])
     if troubles:
         return Observed(RunState.RUNNING if begun and _all_run(alive) else RunState.PENDING, "; ".join(troubles))
     if begun:
@@ -120,13 +137,18 @@ def ending(pod: Object) -> str:
     for container in status.get("containerStatuses") or []:
         ended = (container.get("state") or {}).get("terminated")
         if ended and ended.get("reason") != "Completed":
-            return f"pod {name}: {_how(ended, disrupted)}{_words(ended)}"
+            return f"{ending_of(pod, ended)}{_words(ended)}"
     if disrupted:
         return f"pod {name}: {DISRUPTIONS.get(disrupted.get('reason', ''), 'disrupted')}"
     if status.get("phase") == "Failed":
         reason = str(status.get("reason", ""))
         return f"pod {name}: {ENDED.get(reason, reason or 'failed')}{_message(status)}"
     return ""
+
+
+def ending_of(pod: Object, ended: Object) -> str:
+    """How a container of a pod ended. `ended`: its state `terminated`."""
+    return f"pod {pod['metadata']['name']}: {_how(ended, condition(pod, 'DisruptionTarget'))}"
 
 
 def _how(ended: Object, disrupted: Object | None) -> str:
@@ -146,6 +168,10 @@ def _words(ended: Object) -> str:
 
 def _message(status: Object) -> str:
     return f" ({status['message']})" if status.get("message") else ""
+
+
+def _alive(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Pending", "Running")
 
 
 def _all_run(pods: list[Object]) -> bool:
@@ -171,7 +197,7 @@ def _gone(where: Whereabouts, *, asked_to_stop: bool, ended: bool) -> Observed |
     return Observed(RunState.FAILED, error=f"{name} is gone: somebody deleted it before the attempt ended")
 
 
-def _queue_says(api: Api, job: Object) -> str:
+def queue_says(api: Api, job: Object) -> str:
     """Kueue's own words for why a job waits, where they can be had."""
     queue = job["metadata"].get("labels", {}).get(KUEUE_QUEUE)
     if queue is None:

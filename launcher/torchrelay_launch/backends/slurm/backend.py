@@ -11,7 +11,7 @@ from torchrelay.contract.records import StopRequest
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.storage_options import to_environment
 from torchrelay_launch import code_snapshot
-from torchrelay_launch.backends.base import HIDDEN, Command, RunRef, Submission
+from torchrelay_launch.backends.base import HIDDEN, Command, LastWords, RunRef, Submission
 from torchrelay_launch.backends.slurm import client, journal, script, shell_environment, watching
 from torchrelay_launch.runs import open_for, request_stop
 from torchrelay_launch.runs.claims import user_at_host
@@ -70,6 +70,10 @@ class SlurmBackend:
         """The nodes' logs, which the supervisors write into the run's storage."""
         folder = f"{layout.LOGS}/a{attempt:04d}"
         return [f"{folder}/{name}" for name in storage.list(folder)]
+
+    def last_words(self, storage: Storage, attempt: int, known: set[str]) -> list[LastWords]:  # noqa: ARG002
+        """None: all that nodes print is in their logs."""
+        return []
 
     def stop(self, storage: Storage) -> None:
         """Ask for a clean stop; an attempt that still waits in the queue is taken out of it."""

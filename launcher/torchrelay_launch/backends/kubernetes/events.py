@@ -1,0 +1,72 @@
+"""What the cluster's events say: why pods are not made, and why one that is made does not start.
+
+Quotas, admission and the rules for pods' security speak up when pods are made, long after their Job was taken. What
+they say is in the events of the Job; that a volume cannot be mounted is in the events of the pod. Events go after an
+hour.
+"""
+
+from torchrelay.contract.errors import TorchrelayError
+from torchrelay_launch.backends.kubernetes.client import Api, Object
+
+WORDS = 400  # characters
+REPLICATED_JOB = "-node-0"  # what a JobSet calls its one Job, after its own name
+SETTING_UP = ("ContainerCreating", "PodInitializing")
+
+
+def wanted_pods(job: Object) -> int:
+    """How many pods a Job, JobSet or TrainJob is to have."""
+    spec = job["spec"]
+    if job["kind"] == "TrainJob":
+        return int((spec.get("trainer") or {}).get("numNodes") or 1)
+    if job["kind"] == "JobSet":
+        spec = spec["replicatedJobs"][0]["template"]["spec"]
+    return int(spec.get("parallelism") or 1)
+
+
+def why_no_pods(api: Api, job: Object) -> str:
+    """Why a job has fewer pods than it is to have, in the cluster's words; an empty text if nobody says."""
+    name = job["metadata"]["name"]
+    made_by = [name] if job["kind"] == "Job" else [f"{name}{REPLICATED_JOB}", name]
+    for one in made_by:
+        said = newest_warning(api, one)
+        if said:
+            return _explained(said, api.namespace)
+    return ""
+
+
+def why_not_started(api: Api, pods: list[Object]) -> str:
+    """Why the first pod that is still being set up is; an empty text if there is none, or nobody says."""
+    for pod in pods:
+        containers = (pod.get("status") or {}).get("containerStatuses") or []
+        reasons = {((one.get("state") or {}).get("waiting") or {}).get("reason") for one in containers}
+        if reasons & set(SETTING_UP):
+            said = newest_warning(api, pod["metadata"]["name"])
+            if said:
+                return f"pod {pod['metadata']['name']}: {said}"
+    return ""
+
+
+def newest_warning(api: Api, name: str) -> str:
+    """The message of the newest warning about an object; an empty text if there is none or it may not be asked for."""
+    try:
+        found = api.list("Event", fields=f"involvedObject.name={name},type=Warning")
+    except TorchrelayError:
+        return ""
+    newest = max(found, key=_when, default=None)
+    return "" if newest is None else " ".join(str(newest.get("message") or newest.get("reason") or "").split())[:WORDS]
+
+
+def _when(event: Object) -> str:
+    series = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    return str(next((one for one in times if one), event["metadata"].get("creationTimestamp") or ""))
+
+
+def _explained(said: str, namespace: str) -> str:
+    if "exceeded quota" in said or "failed quota" in said:
+        return f"the quota of namespace {namespace} does not allow its pods: {said}"
+    if "violates PodSecurity" in said:
+        return f"the rules for pods in namespace {namespace} refuse its pods (kubernetes.patch can change them): {said}"
+    if "denied the request" in said or "admission webhook" in said:
+        return f"the cluster's admission refuses its pods: {said}"
+    return said

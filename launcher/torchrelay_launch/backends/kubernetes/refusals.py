@@ -1,0 +1,103 @@
+"""What the API says against a request, as an error that says what to do."""
+
+import json
+import re
+from typing import Any
+
+from torchrelay.contract.errors import ConfigError, TorchrelayError
+from torchrelay.contract.exit_codes import ExitCode
+
+# kind -> (path of its API group, plural); a group without a version is asked for the one that it prefers
+KINDS = {
+    "Job": ("apis/batch/v1", "jobs"),
+    "JobSet": ("apis/jobset.x-k8s.io/v1alpha2", "jobsets"),
+    "TrainJob": ("apis/trainer.kubeflow.org/v1alpha1", "trainjobs"),
+    "Service": ("api/v1", "services"),
+    "Secret": ("api/v1", "secrets"),
+    "Pod": ("api/v1", "pods"),
+    "Event": ("api/v1", "events"),
+    "ResourceQuota": ("api/v1", "resourcequotas"),
+    "Workload": ("apis/kueue.x-k8s.io", "workloads"),
+    "LocalQueue": ("apis/kueue.x-k8s.io", "localqueues"),
+}
+INSTALL = {"JobSet": "JobSet", "TrainJob": "Kubeflow Trainer", "Workload": "Kueue", "LocalQueue": "Kueue"}
+_FORBIDDEN = re.compile(r'cannot (\w+) resource "([\w./]+)" in API group "([\w.-]*)"(?: in the namespace "([\w.-]+)")?')
+
+
+class ApiAwayError(TorchrelayError):
+    """The API server does not answer; what runs in the cluster goes on without it. Exit code 74, as for storage."""
+
+    exit_code = ExitCode.STORAGE
+
+
+class NotThereError(ConfigError):
+    """The API knows no such object."""
+
+
+class ConflictError(ApiAwayError):
+    """Somebody changed the object at the same time; to be tried again."""
+
+
+def explained(status: int, body: object, method: str, path: str, namespace: str) -> TorchrelayError:
+    """The API's refusal as an error that says what to do."""
+    said = _status(body)
+    message = str(said.get("message") or body or "no message")
+    if status == 401:
+        return ConfigError(
+            f"the Kubernetes API does not accept the credentials ({message}); log in to the cluster again"
+        )
+    if status == 403:
+        return ConfigError(_forbidden(message, namespace))
+    if status == 404:
+        return _not_found(message, said, path, namespace)
+    if status == 409 and said.get("reason") == "Conflict":
+        return ConflictError(f"the object was changed by somebody else at the same time: {message}")
+    if status == 409:
+        return ConfigError(f"{message}: it exists already; `torchrelay status` shows the run that it belongs to")
+    if status == 410:
+        return ApiAwayError(f"the Kubernetes API has forgotten what it was asked about: {message}")
+    if status == 429 or status >= 500:
+        if "admission webhook" in message or "failed calling webhook" in message:
+            return ConfigError(f"refused by the cluster's admission: {message}")
+        return ApiAwayError(f"the Kubernetes API could not {method} {path}: {status} {message}")
+    if "admission webhook" in message or "denied the request" in message:
+        return ConfigError(f"refused by the cluster's admission: {message}")
+    return ConfigError(f"the Kubernetes API refuses this: {message}")
+
+
+def _forbidden(message: str, namespace: str) -> str:
+    if "exceeded quota" in message:
+        return f"the quota of namespace {namespace} does not allow this: {message}"
+    match = _FORBIDDEN.search(message)
+    if match is None:
+        if "admission webhook" in message or "denied the request" in message:
+            return f"refused by the cluster's admission: {message}"
+        return f"the Kubernetes API forbids this: {message}"
+    verb, resource, group, where = match.groups()
+    rule = f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}'
+    return (
+        f"not allowed to {verb} {resource} in namespace {where or namespace}: add the rule {rule} to the Role, "
+        "as in k8s/rbac.yaml"
+    )
+
+
+def _not_found(message: str, said: dict[str, Any], path: str, namespace: str) -> ConfigError:
+    details = said.get("details") or {}
+    if details.get("kind") == "namespaces" or message.startswith("namespaces "):
+        return ConfigError(
+            f"there is no namespace {namespace!r} in this cluster: make it, or set kubernetes.namespace to another"
+        )
+    plural = next((part for part in path.split("/") if any(part == names for _, names in KINDS.values())), "")
+    kind = next((kind for kind, (_, names) in KINDS.items() if names == plural), "")
+    if not details.get("name") and kind in INSTALL:
+        way_out = "leave kubernetes.queue out" if INSTALL[kind] == "Kueue" else "use kubernetes.kind: job"
+        return ConfigError(f"this cluster has no {plural}: {INSTALL[kind]} is not installed there; {way_out}")
+    return NotThereError(f"not found: {message}")
+
+
+def _status(body: object) -> dict[str, Any]:
+    try:
+        found = json.loads(body) if isinstance(body, (str, bytes)) else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
