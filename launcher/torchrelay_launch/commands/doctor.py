@@ -2,10 +2,13 @@
 
 import argparse
 import importlib
+from functools import partial
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import ExitCode
-from torchrelay_launch.arguments import BACKENDS, add_json, add_set, explain
+from torchrelay_launch.arguments import BACKENDS, add_json, add_set, add_storage, explain
+from torchrelay_launch.display.style import note
+from torchrelay_launch.runs import storage_url
 
 _MARKS = {True: "ok", False: "WRONG", None: "note"}
 
@@ -13,15 +16,22 @@ _MARKS = {True: "ok", False: "WRONG", None: "note"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     explain(
         parser,
-        "Check what a backend needs: the way to it, rights, versions, and what a job asks for. Nothing is changed. "
-        "Ends with 78 if something is wrong.",
+        "Check what a backend needs: the way to it, rights, versions, storage, and what a job asks for. Nothing is "
+        "changed. Ends with 78 if something is wrong.",
         "torchrelay doctor --on kubernetes jobs/kubernetes.yaml",
+        "torchrelay doctor --on slurm jobs/digits.yaml --allocate",
     )
     parser.add_argument("job", metavar="JOB", nargs="?", help="a job spec whose wishes are checked too")
     parser.add_argument(
         "--on", metavar="BACKEND", choices=BACKENDS, help="the backend (default: the spec's `backend:`)"
     )
+    parser.add_argument(
+        "--allocate",
+        action="store_true",
+        help="look at the nodes too, in an allocation of two minutes with one task on each (Slurm)",
+    )
     add_set(parser)
+    add_storage(parser)
     add_json(parser)
 
 
@@ -36,7 +46,12 @@ def run(args: argparse.Namespace) -> int:
         module = importlib.import_module(f"torchrelay_launch.backends.{backend}.doctor")
     except ModuleNotFoundError as error:
         raise ConfigError(f"there is nothing to check on the backend {backend!r}: name another with --on") from error
-    findings = list(module.examine(job))
+    url = storage_url(args.storage, job.storage if job else None)
+    findings = list(module.examine(job, url))
+    if args.allocate:
+        if not hasattr(module, "allocate"):
+            raise ConfigError(f"--allocate goes with --on slurm; the backend {backend!r} has no allocations")
+        findings += module.allocate(job, url, partial(note, quiet=args.quiet))
     if args.json:
         import json
 

@@ -15,7 +15,7 @@ KINDS = {"jobset": ("jobset.x-k8s.io", "jobsets"), "trainjob": ("trainer.kubeflo
 INSTALLABLE = {"JobSet": "jobset.x-k8s.io", "Kubeflow Trainer": "trainer.kubeflow.org", "Kueue": "kueue.x-k8s.io"}
 
 
-def examine(job: JobSpec | None) -> Iterator[Finding]:
+def examine(job: JobSpec | None, _storage_url: str) -> Iterator[Finding]:
     """Look at everything that a job needs, or any job if none is given. Does not change the cluster."""
     options = job.kubernetes if job else Kubernetes()
     try:
