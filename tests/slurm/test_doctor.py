@@ -1,4 +1,4 @@
-"""`torchrelay doctor --on slurm` and `--dry-run=server`, on the fake and, where nodes are looked at, on a real Slurm."""
+"""`torchrelay doctor --on slurm` and `--dry-run=server`, on the fake and, to look at nodes, on a real Slurm."""
 
 import json
 from pathlib import Path
