@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SAVING = ("checkpoint.every=10 steps", "train.log_every=1")
-SETS = {  # 90 and 80 steps
-    "digits": ("train.epochs=2", "train.data.train.target=paced:PacedDigits", *SAVING),
+SETS = {  # 180 and 200 steps
+    "digits": ("train.epochs=4", "train.data.train.target=paced:PacedDigits", *SAVING),
     "mnist": (
-        *("train.epochs=8", "train.data.root=mnist", "train.data.train.target=paced:PacedMNIST"),
+        *("train.epochs=20", "train.data.root=mnist", "train.data.train.target=paced:PacedMNIST"),
         *("train.data.val.target=paced:PacedMNIST", "resources.memory=1GiB", *SAVING),
     ),
 }
@@ -86,7 +86,7 @@ def test_two_jobs_at_once_lose_a_node_and_end_the_same(
         relay.submit(str(JOBS / f"{name}.yaml"), f"resources.procs_per_node={ranks[name]}", *SETS[name])
     for relay in relays.values():
         relay.wait_for_step(12)
-        relay.pace(0.02)
+        relay.pace(0.03)
     nodes = relays["digits"].record("slurm")["nodes"]
     assert relays["mnist"].record("slurm")["nodes"] == nodes
     lose(slurm, nodes)
