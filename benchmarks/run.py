@@ -21,6 +21,7 @@ BENCHMARKS = {
     "steps_overhead": (5, "The cost of `Run.steps`"),
     "restart": (20, "Coming back from a kill"),
     "checkpoints": (5, "Checkpoints"),
+    "slurm": (5, "Slurm"),
 }
 PAGE = ROOT / "docs" / "benchmarks.md"
 INTRODUCTION = """# Benchmarks

@@ -106,7 +106,7 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
         dest="dry_run",
         action="store_const",
         const="server",
-        help="ask the cluster whether it would take it (Kubernetes); also written --dry-run=server",
+        help="ask Slurm or Kubernetes whether it would take it; also written --dry-run=server",
     )
 
 

@@ -11,8 +11,9 @@ from torchrelay.contract.records import Failure, OutcomeRecord, StopRequest
 from torchrelay_launch.backends.slurm import client
 from torchrelay_launch.backends.slurm.causes import Evidence, Words, cause_of, read_words
 from torchrelay_launch.backends.slurm.client import Job, SchedulerError, explained
+from torchrelay_launch.backends.slurm.partitions import minutes
 from torchrelay_launch.backends.slurm.states import Cause
-from torchrelay_launch.backends.slurm.watching import minutes, observed
+from torchrelay_launch.backends.slurm.watching import observed
 
 ALONE = Evidence(None, None, terminated=False, job={}, restart_count=0, failed_nodes=[])
 DONE = OutcomeRecord(Outcome.COMPLETED, 0, 0.0)

@@ -77,3 +77,33 @@ def test_a_node_that_is_gone(state: str) -> None:
 @pytest.mark.parametrize("state", ["IDLE", "ALLOCATED", "MIXED", "ALLOCATED+DRAIN", "IDLE+CLOUD", "MIXED+COMPLETING"])
 def test_a_node_that_is_there(state: str) -> None:
     assert not node_gone(state)
+
+
+def waited(*jobs: tuple[str, int, float], resumed: bool = False) -> list[Past]:
+    """Attempts by job, its restart count, and the seconds that it waited since the attempt before ended."""
+    found, now = [], 0.0
+    for number, (job_id, restarts, seconds) in enumerate(jobs, 1):
+        following = "" if resumed or number == len(jobs) else jobs[number][0]
+        begin = Begin(job_id, restarts, ["n1"], now + seconds)
+        now = begin.at + 100.0
+        found.append(Past(number, begin, End(Cause.TIME_LIMIT, "", now, number, next_job=following)))
+    return found
+
+
+def test_a_new_job_until_one_waited_longer_than_slurm_holds_a_requeued_one() -> None:
+    assert policy.quicker(waited(("1", 0, 9.0))) == "chain"
+    assert policy.quicker(waited(("1", 0, 0.0), ("2", 0, 60.0))) == "chain"
+    assert policy.quicker(waited(("1", 0, 0.0), ("2", 0, 600.0))) == "requeue"
+    assert policy.quicker(waited(("1", 0, 0.0), ("2", 0, 600.0), resumed=True)) == "chain"
+
+
+def test_what_was_seen_last_of_each_decides() -> None:
+    chained = [("1", 0, 0.0), ("2", 0, 600.0)]
+    assert policy.quicker(waited(*chained, ("2", 1, 130.0))) == "requeue"
+    assert policy.quicker(waited(*chained, ("2", 1, 900.0))) == "chain"
+    assert policy.quicker(waited(*chained, ("2", 1, 900.0), ("3", 0, 950.0))) == "requeue"
+    assert policy.quicker(waited(("1", 0, 0.0), ("1", 1, 20.0), ("2", 0, 30.0))) == "requeue"
+
+
+def test_starting_again_in_the_same_allocation_says_nothing_about_the_queue() -> None:
+    assert policy.quicker(waited(("1", 0, 0.0), ("1", 0, 1.0), ("2", 0, 60.0))) == "chain"

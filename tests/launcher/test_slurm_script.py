@@ -71,11 +71,17 @@ def test_the_submission_is_as_recorded(name: str, golden_file: Callable[[str, st
     golden_file(f"slurm-{name}.sbatch", text)
 
 
+def test_what_doctor_submits_is_as_recorded(golden_file: Callable[[str, str], None]) -> None:
+    job = dataclasses.replace(LARGE, script="it's train.py")
+    golden_file("slurm-doctor.sbatch", script.render_look(job, RUN, f"{RUN.url}/slurm"))
+
+
+@pytest.mark.parametrize("render", [script.render, script.render_look])
 @pytest.mark.parametrize("name", SPECS)
-def test_the_script_passes_shellcheck(name: str, tmp_path: Path) -> None:
+def test_the_script_passes_shellcheck(name: str, render: Callable[[JobSpec, RunRef, str], str], tmp_path: Path) -> None:
     job, run = SPECS[name]
     file = tmp_path / "job.sbatch"
-    file.write_text(script.render(job, run, f"{run.url}/slurm"))
+    file.write_text(render(job, run, f"{run.url}/slurm"))
     shellcheck = shutil.which("shellcheck") or str(Path(sys.prefix) / "bin" / "shellcheck")
     done = subprocess.run([shellcheck, str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -142,6 +142,7 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
         (b"resources: {gpus: 1}\n", "resources: unknown key `gpus`", "did you mean `gpus_per_node`?"),
         (b"kubernetes: {code: image}\n", "kubernetes: unknown key `code`", "write `code:` at the top level"),
         (b"zzz: 1\n", "unknown key `zzz`", "keys here: name, train"),
+        (b"slurm: {nice: 1}\n", "slurm: unknown key `nice`", "goes under `slurm.extra`, by its long name"),
         (b"train: lm\n", "train: expected a mapping with `task`, `data`", ""),
         (b"env: [a]\n", "env: expected a mapping of names to values, not a list", ""),
         (b"secrets: HF_TOKEN\n", "secrets: expected a list, not `HF_TOKEN`", "write [HF_TOKEN]"),

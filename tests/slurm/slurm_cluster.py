@@ -180,6 +180,19 @@ class Cluster:
         process.kill()
         process.wait(10)
 
+    def kill_node(self, node: str) -> None:
+        """As when its power fails: slurmd, the daemons of its steps, and all that they started."""
+        self.kill_daemon(f"slurmd-{node}")
+        for pid in _marked(self.environment["SLURM_CONF"]):
+            with contextlib.suppress(OSError, ProcessLookupError):
+                process = Path(f"/proc/{pid}")
+                if f"SLURMD_NODENAME={node}".encode() not in (process / "environ").read_bytes().split(b"\0"):
+                    continue
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+                    os.kill(parent, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+
     def restore(self) -> None:
         """Bring back what a test broke: daemons that it killed, nodes that it set down, jobs that it left."""
         for name in ("slurmctld", *(f"slurmd-{node}" for node in NODES)):

@@ -25,20 +25,6 @@ def test_a_job_left_alone_completes_in_one_attempt(slurm_relay: Any) -> None:
     assert slurm_relay.causes() == ["completed"]
 
 
-def test_the_notice_of_the_time_limit_three_times(slurm: Cluster, slurm_relay: Any) -> None:
-    """Slurm sends USR1 itself: an administrator shortens the limit, and it looks every half a minute."""
-    slurm_relay.pretend(10_000, "resources.time_limit=10m")
-    for attempt in (1, 2, 3):
-        slurm_relay.wait_for_attempt(attempt)
-        slurm.run("scontrol", "update", f"JobId={slurm_relay.job_id()}", "TimeLimit=1")
-    slurm_relay.wait_for_attempt(4)
-    slurm_relay("stop", slurm_relay.run().name)
-    slurm_relay.wait_for_end("stopped")
-    assert slurm_relay.causes() == ["time limit"] * 3 + ["stopped"]
-    assert len(set(slurm_relay.jobs())) == 4
-    all_steps(slurm_relay, len(slurm_relay.events("step")))
-
-
 @pytest.mark.parametrize(("partition", "cause"), [("low", "preemption"), ("lower", "preemption")])
 def test_preemption_by_requeue_and_by_cancel(slurm: Cluster, slurm_relay: Any, partition: str, cause: str) -> None:
     slurm_relay.pretend(60, f"slurm.partition={partition}")

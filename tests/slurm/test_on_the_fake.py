@@ -118,6 +118,29 @@ def test_run_follows_a_run_from_job_to_job(fake_relay: Any) -> None:
     assert "completed" in output
 
 
+def test_logs_are_followed_from_job_to_job_and_nothing_is_overwritten(fake_relay: Any) -> None:
+    fake_relay.pretend(40)
+    fake_relay.wait_for_step(3)
+    run = fake_relay.run().name
+    all_nodes, second = (fake_relay.start("logs", run, "-f", *words) for words in ([], ["--node", "1"]))
+    fake_relay.wait_for_step(10)
+    fake_relay.slurm("scontrol", "requeue", "1")
+    fake_relay.wait_for_end()
+    expected = [
+        f"[node {node} rank {node}] attempt {attempt} {what}"
+        for attempt, end in ((1, 75), (2, 0))
+        for node in (0, 1)
+        for what in ("begins", f"ends with {end}")
+    ]
+    followed = [line for line in fake_relay.finish(all_nodes).splitlines() if line.startswith("[")]
+    assert sorted(followed) == sorted(expected)
+    assert [line for line in fake_relay.finish(second).splitlines() if line.startswith("[")] == [
+        line for line in expected if "node 1" in line
+    ]
+    kept = [line for number in "12" for line in fake_relay("logs", run, "--attempt", number).splitlines()]
+    assert kept == expected
+
+
 def test_a_wrong_partition_is_the_users_to_fix(fake_relay: Any) -> None:
     assert "there is no partition 'gpu' here" in fake_relay.refused(78, "slurm.partition=gpu")
 

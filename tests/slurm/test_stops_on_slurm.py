@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,8 +65,16 @@ def test_requeued_preempted_and_off_a_node_that_went_down(slurm: Cluster, slurm_
     assert steps == sorted(set(steps))  # each stop came with notice, so none lost a step
 
 
-def test_the_digits_train_on_two_nodes_with_two_ranks_each(slurm_relay: Any) -> None:
-    job = Path(__file__).parents[2] / "jobs" / "digits.yaml"
-    slurm_relay.submit(str(job), "resources.procs_per_node=2", "train.epochs=2")
-    slurm_relay.wait_for_end()
-    assert {event["world_size"] for event in slurm_relay.events("started")} == {4}
+def test_the_time_limit_is_hit_three_times(slurm_relay: Any, left_alone: Any) -> None:
+    """Slurm sends USR1 itself. It knows whole minutes, and looks every half a minute."""
+    relay = slurm_relay
+    relay.pace(0.03)
+    relay.submit("paced.yaml", LONG, "resources.time_limit=1m", "restarts.grace=55s")
+    relay.wait_for_attempt(4)
+    relay.pace(0.0)
+    relay.wait_for_end()
+    assert relay.causes() == ["time limit"] * 3 + ["completed"]
+    assert len(set(relay.jobs())) == 4
+    same_end(relay, left_alone)
+    steps = [event["step"] for event in relay.events("step")]
+    assert steps == sorted(set(steps))

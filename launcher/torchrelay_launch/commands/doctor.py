@@ -2,16 +2,13 @@
 
 import argparse
 import importlib
-from typing import TYPE_CHECKING
+from functools import partial
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay_launch.arguments import BACKENDS, add_json, add_set, add_storage, explain
+from torchrelay_launch.display.style import note
 from torchrelay_launch.runs import storage_url
-
-if TYPE_CHECKING:
-    from torchrelay_launch.backends.base import Finding
-    from torchrelay_launch.spec.models import JobSpec
 
 _MARKS = {True: "ok", False: "WRONG", None: "note"}
 
@@ -19,10 +16,10 @@ _MARKS = {True: "ok", False: "WRONG", None: "note"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     explain(
         parser,
-        "Check what a backend needs: the way to it, rights, versions, and what a job asks for. Nothing is changed, but "
-        "for a pod that --probe starts for a moment. Ends with 78 if something is wrong.",
-        "torchrelay doctor --on kubernetes jobs/kubernetes.yaml",
+        "Check what a backend needs: the way to it, rights, versions, storage, and what a job asks for. Nothing is "
+        "changed, but for what --probe starts for a moment. Ends with 78 if something is wrong.",
         "torchrelay doctor --on kubernetes jobs/kubernetes.yaml --probe",
+        "torchrelay doctor --on slurm jobs/digits.yaml --probe",
     )
     parser.add_argument("job", metavar="JOB", nargs="?", help="a job spec whose wishes are checked too")
     parser.add_argument(
@@ -31,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe",
         action="store_true",
-        help="also look around from a pod like the job's: image, DNS, storage, disk; it is deleted afterwards",
+        help="look from where the job would run too: from the nodes of a Slurm allocation of two minutes, or from a pod",
     )
-    add_storage(parser)
     add_set(parser)
+    add_storage(parser)
     add_json(parser)
 
 
@@ -49,9 +46,10 @@ def run(args: argparse.Namespace) -> int:
         module = importlib.import_module(f"torchrelay_launch.backends.{backend}.doctor")
     except ModuleNotFoundError as error:
         raise ConfigError(f"there is nothing to check on the backend {backend!r}: name another with --on") from error
-    findings = list(module.examine(job))
+    url = storage_url(args.storage, job.storage if job else None)
+    findings = list(module.examine(job, url))
     if args.probe:
-        findings += _probe(job, backend, args.storage)
+        findings += module.probe(job, url, partial(note, quiet=args.quiet))
     if args.json:
         import json
 
@@ -61,14 +59,3 @@ def run(args: argparse.Namespace) -> int:
         for one in findings:
             print(f"{_MARKS[one.ok]:<6}{one.what:<{width}}{one.says}")
     return int(ExitCode.CONFIG) if any(one.ok is False for one in findings) else 0
-
-
-def _probe(job: "JobSpec | None", backend: str, storage: str | None) -> "list[Finding]":
-    """What a pod of the job finds. Raises: ConfigError where there are no pods."""
-    if backend != "kubernetes":
-        raise ConfigError(f"--probe looks around from a pod, and there are none on the backend {backend!r}")
-    if job is None:
-        raise ConfigError("--probe starts a pod like a job's: name the job's spec, such as jobs/kubernetes.yaml")
-    from torchrelay_launch.backends.kubernetes.probing import probe
-
-    return list(probe(job, storage_url(storage, job.storage)))

@@ -48,7 +48,9 @@ def rehearse(plan: Plan, how: str) -> int:
         return 0
     ask = getattr(plan.backend, "rehearse", None)
     if ask is None:
-        raise ConfigError(f"--dry-run=server asks a Kubernetes cluster; {plan.backend.name} has no server to ask")
+        raise ConfigError(
+            f"--dry-run=server asks Slurm or Kubernetes; on the backend {plan.backend.name!r} there is nobody to ask"
+        )
     for line in ask(submission):
         print(line)
     return 0

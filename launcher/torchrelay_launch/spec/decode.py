@@ -17,6 +17,8 @@ from torchrelay_launch.spec.tree import Entry, Mapping, Node, Sequence
 from torchrelay_launch.spec.units import decode_unit
 
 BAD: Any = object()  # stands for a value that could not be read; its problem is noted
+# Where what a part of the spec does not know can be said instead.
+_SEE_ALSO = {"slurm": "; any other option of sbatch goes under `slurm.extra`, by its long name"}
 _PLAIN_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -230,6 +232,7 @@ def _unknown(key: Scalar, path: str, valid: list[str], unused: list[str], out: D
     found = nearest(key.text, unused) or nearest(key.text, valid)
     hint = f"did you mean `{found}`?" if found else f"keys here: {', '.join(valid)}"
     hint = ELSEWHERE.get(_join(path, key.text), hint)
+    hint += _SEE_ALSO.get(path, "")
     out.problem(key.place, f"{_where(path)}unknown key `{key.text[:80]}`", hint)
 
 

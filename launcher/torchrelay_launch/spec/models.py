@@ -102,7 +102,7 @@ class Slurm:
     requeue: Literal["auto", "chain", "requeue", "never"] = setting(
         "auto",
         doc="How a run goes on after its attempt was stopped: as a new job (chain), as the same job again (requeue), "
-        "as whichever loses less time (auto), or not by itself (never).",
+        "as whichever came back sooner in this run, a new job at first (auto), or not by itself (never).",
     )
     retries: Retries = setting(Retries, doc="How often a run is submitted again.")
     join: Duration = setting(

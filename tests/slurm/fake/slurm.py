@@ -39,13 +39,16 @@ def state() -> Iterator[State]:
 def sbatch(argv: list[str]) -> int:
     given = [one.removeprefix("--").partition("=") for one in argv if one.startswith("--")]
     options = {name: value for name, _, value in given}
-    script, *arguments = [one for one in argv if not one.startswith("--")]
-    text = Path(script).read_text()
+    script, *arguments = [one for one in argv if not one.startswith("--")] or ["-"]
+    text = sys.stdin.read() if script == "-" else Path(script).read_text()
     for name, quoted, plain in re.findall(r'^#SBATCH --([a-z-]+)(?:="((?:[^"\\]|\\.)*)"|=(\S+))?$', text, re.MULTILINE):
         options.setdefault(name, re.sub(r"\\(.)", r"\1", quoted) or plain)
     if options.get("partition", "main") != "main":
         print("sbatch: error: invalid partition specified: " + options["partition"], file=sys.stderr)
         return 1
+    if "test-only" in options:
+        print("sbatch: Job 9 to start at 2026-11-21T10:25:52 using 2 processors on nodes n[1-2]", file=sys.stderr)
+        return 0
     with state() as now:
         job_id = str(len(now["jobs"]) + 1)
         now["jobs"][job_id] = {"state": "PENDING", "options": options, "script": script, "arguments": arguments}
@@ -135,7 +138,24 @@ def scancel(argv: list[str]) -> int:
     return 0
 
 
+CONFIG = """Configuration data as of {now}
+AccountingStorageType   = accounting_storage/slurmdbd
+AuthType                = auth/munge
+JobRequeue              = 1
+KillWait                = 5 sec
+PreemptMode             = REQUEUE"""
+
+
 def scontrol(argv: list[str]) -> int:
+    if argv == ["--version"]:
+        print("slurm-wlm 22.05.8")
+        return 0
+    if argv == ["ping"]:
+        print("Slurmctld(primary) at fake is UP")
+        return 0
+    if argv == ["show", "config"]:
+        print(CONFIG.format(now=time.strftime("%Y-%m-%dT%H:%M:%S")))
+        return 0
     words = [one for one in argv if not one.startswith("-")]
     if words[0] == "requeue":
         end(words[1], "REQUEUEING", "JOB REQUEUE")
@@ -174,6 +194,8 @@ def show(kind: str, name: str) -> int:
 
 
 def sacct(argv: list[str]) -> int:
+    if "-j" not in argv:
+        return 0
     with state() as now:
         job = now["jobs"].get(argv[argv.index("-j") + 1])
     if job:
@@ -182,6 +204,9 @@ def sacct(argv: list[str]) -> int:
 
 
 def sinfo(argv: list[str]) -> int:
+    if "--format=%t %D" in argv:
+        print(f"idle {len(NODES)}")
+        return 0
     print("main*" if "--format=%P" in argv else "main")
     return 0
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from torchrelay.contract import events, layout, records
 from torchrelay.contract.exit_codes import ExitCode, Outcome
 from torchrelay.contract.layout import Writer
+from torchrelay.contract.log_lines import LogLine
 from torchrelay.contract.manifest import newest_committed
 from torchrelay.contract.records import Failure, Heartbeat, OutcomeRecord
 from torchrelay.contract.storage import Storage, open_storage
@@ -31,16 +32,26 @@ def main(options: NodeOptions) -> int:
         signal.signal(number, lambda heard, _frame: stopping.append(heard))
     storage = open_storage(options.run)
     note_environment(options)
+    say(storage, options, "begins")
     if options.node > 0:
-        return follow(options)
+        code = follow(options)
+        say(storage, options, f"ends with {code}")
+        return code
     peers = meet(options)
     code, failure, step = count(storage, options, peers)
     outcome = {0: Outcome.COMPLETED, 75: Outcome.PREEMPTED}.get(code, Outcome.FAILED)
     record = OutcomeRecord(outcome, code, time.time(), step, failure)
     storage.create(layout.attempt_file(options.attempt, "outcome"), records.dump(record))
+    say(storage, options, f"ends with {code}")
     for peer in peers:
         peer.sendall(bytes([code]))
     return code
+
+
+def say(storage: Storage, options: NodeOptions, text: str) -> None:
+    """A line in the node's log, as of its first rank."""
+    line = LogLine(options.node, options.node, f"attempt {options.attempt} {text}")
+    storage.append(layout.node_log(options.attempt, options.node), f"{line}\n".encode())
 
 
 def note_environment(options: NodeOptions) -> None:

@@ -1,7 +1,7 @@
 """What `torchrelay doctor --on kubernetes` looks at: the way to the cluster, rights, and what is installed there."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torchrelay.contract.errors import ConfigError, TorchrelayError
 from torchrelay_launch.backends.base import Finding
@@ -21,7 +21,7 @@ KINDS = {"jobset": ("jobset.x-k8s.io", "jobsets"), "trainjob": ("trainer.kubeflo
 INSTALLABLE = {"JobSet": "jobset.x-k8s.io", "Kubeflow Trainer": "trainer.kubeflow.org", "Kueue": "kueue.x-k8s.io"}
 
 
-def examine(job: JobSpec | None) -> Iterator[Finding]:
+def examine(job: JobSpec | None, _storage_url: str) -> Iterator[Finding]:
     """Look at everything that a job needs, or any job if none is given. Does not change the cluster."""
     options = job.kubernetes if job else Kubernetes()
     try:
@@ -38,6 +38,15 @@ def examine(job: JobSpec | None) -> Iterator[Finding]:
         except TorchrelayError as error:
             yield Finding(check.__name__.strip("_"), str(error), ok=None)
     yield from _image(options)
+
+
+def probe(job: JobSpec | None, storage_url: str, _say: Callable[[str], None]) -> Iterator[Finding]:
+    """Look from a pod like the job's. Raises: ConfigError without a job, which names the image."""
+    if job is None:
+        raise ConfigError("--probe starts a pod like a job's: name the job's spec, such as jobs/kubernetes.yaml")
+    from torchrelay_launch.backends.kubernetes import probing
+
+    yield from probing.probe(job, storage_url)
 
 
 def _version(version: Object) -> Finding:

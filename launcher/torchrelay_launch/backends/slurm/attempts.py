@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torchrelay.contract import layout, records, settings
 from torchrelay.contract.errors import ConfigError, StorageError, SupersededError
 from torchrelay.contract.exit_codes import ExitCode, Outcome
-from torchrelay.contract.records import AttemptRecord, Failure, SpecRecord
+from torchrelay.contract.records import AttemptRecord, Failure, Heartbeat, SpecRecord
 from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.slurm import causes, client, journal, policy
 from torchrelay_launch.backends.slurm.journal import Begin, End
@@ -133,6 +133,12 @@ def _after_requeue(storage: Storage, start: Start, task: Task) -> int:
     return claim_next(storage, task.number, start.job_id)
 
 
+def _last_sign(storage: Storage, task: Task) -> float:
+    """When an attempt that did not say its end was last heard of."""
+    heartbeat = records.read(storage, Heartbeat, layout.attempt_file(task.number, "heartbeat"))
+    return heartbeat.at if heartbeat else task.begin.at
+
+
 def _conclude_requeued(storage: Storage, start: Start, task: Task) -> None:
     """Find out after the fact why Slurm requeued the job, with accounting if there is any."""
     evidence = causes.gather(storage, task.number, task.begin, causes.Words(), terminated=True)
@@ -146,5 +152,6 @@ def _conclude_requeued(storage: Storage, start: Start, task: Task) -> None:
     why = f"Slurm requeued job {start.job_id}"
     conclude_silent(storage, task.number, cause, why)
     step = journal.newest_step(storage)
-    end = End(cause, f"{why} ({cause})", time.time(), step, evidence.failed_nodes, start.job_id)
+    ended_at = _last_sign(storage, task)
+    end = End(cause, f"{why} ({cause})", ended_at, step, evidence.failed_nodes, start.job_id)
     journal.write_end(storage, task.number, end)

@@ -1,6 +1,8 @@
 """The Slurm backend: a job becomes one batch script, and sbatch gets exactly what `render` shows."""
 
+import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torchrelay.contract.storage import Storage
 from torchrelay.contract.storage_options import to_environment
 from torchrelay_launch import code_snapshot
 from torchrelay_launch.backends.base import HIDDEN, Command, LastWords, RunRef, Submission
-from torchrelay_launch.backends.slurm import client, journal, script, shell_environment, watching
+from torchrelay_launch.backends.slurm import client, journal, partitions, script, shell_environment, watching
 from torchrelay_launch.runs import open_for, request_stop
 from torchrelay_launch.runs.claims import user_at_host
 from torchrelay_launch.spec.models import JobSpec, Kubernetes
@@ -46,20 +48,23 @@ class SlurmBackend:
         """Copy the code, write script and environment, and hand the script to sbatch. Raises: TorchrelayError."""
         job, run = submission.job, submission.run
         shell_environment.check_secrets(job.secrets)
-        _check_partition(job)
+        partitions.check(job)
         ((path, text),) = submission.files.items()
-        _write_script(path, text)
+        write_script(path, text)
         note = _copy_code(job, run)
-        import os
-
-        options = {os.fsencode(name): os.fsencode(value) for name, value in to_environment(job.storage_options).items()}
-        data = shell_environment.as_shell({**os.environb, **options}, path)
-        shell_environment.write(script.environment_file(job_folder(run), run.attempt), data)
+        write_environment(job, run, path)
         *_, argument = submission.submits[0].argv
         job_id = client.submit(path, argument)
         storage = open_for(job, run.url)
         journal.set_backend_id(storage, run.attempt, job_id)
         return SlurmHandle(storage, job_id, (note,))
+
+    def rehearse(self, submission: Submission) -> list[str]:
+        """Ask Slurm whether it would take the script. Returns where it would run. Raises: TorchrelayError."""
+        shell_environment.check_secrets(submission.job.secrets)
+        partitions.check(submission.job)
+        (text,) = submission.files.values()
+        return [f"job {submission.job.name}, {client.rehearse(text)}"]
 
     def status(self, storage: Storage, attempt: int) -> RunState | None:
         """What Slurm says of the attempt's job; None if it knows nothing of it."""
@@ -165,48 +170,23 @@ def _copy_code(job: JobSpec, run: RunRef) -> str:
     return str(taken)
 
 
-def _write_script(path: str, text: str) -> None:
+def write_environment(job: JobSpec, run: RunRef, path: str, more: Mapping[str, str] | None = None) -> None:
+    """Leave this shell's environment, and `more`, for the script at `path`, readable by its owner alone.
+
+    Raises: StorageError.
+    """
+    added = to_environment(job.storage_options) | dict(more or {})
+    variables = {os.fsencode(name): os.fsencode(value) for name, value in added.items()}
+    data = shell_environment.as_shell({**os.environb, **variables}, path)
+    shell_environment.write(script.environment_file(job_folder(run), run.attempt), data)
+
+
+def write_script(path: str, text: str) -> None:
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _check_partition(job: JobSpec) -> None:
-    """What sbatch would take and then leave in the queue for ever. Raises: ConfigError, SchedulerError."""
-    for name in (job.slurm.partition or _default_partition()).split(","):
-        fields = client.show("partition", name) if name else {}
-        if name and not fields:
-            raise ConfigError(_no_partition(name))
-        total = fields.get("TotalNodes", "")
-        if total.isdigit() and job.resources.nodes.minimum > int(total):
-            raise ConfigError(
-                f"resources.nodes: partition {name} has only {total} nodes, {job.resources.nodes} are asked for"
-            )
-        most = watching.minutes(fields.get("MaxTime", ""))
-        limit = job.resources.time_limit
-        if most is not None and limit is not None and limit > most * 60:
-            raise ConfigError(
-                f"resources.time_limit: partition {name} allows at most {fields['MaxTime']} per job, not {limit}; "
-                "a longer run goes on by itself in further jobs, so a shorter limit is enough"
-            )
-        nodes = fields.get("MaxNodes", "")
-        if nodes.isdigit() and job.resources.nodes.minimum > int(nodes):
-            raise ConfigError(f"resources.nodes: partition {name} allows at most {nodes} nodes per job")
-
-
-def _default_partition() -> str:
-    """The partition of jobs that name none, or nothing if each must name one."""
-    lines = client.call("sinfo", "--noheader", "--format=%P").split()
-    return next((line.rstrip("*") for line in lines if line.endswith("*")), "")
-
-
-def _no_partition(name: str) -> str:
-    from torchrelay_launch.spec.names import did_you_mean
-
-    known = client.call("sinfo", "--noheader", "--format=%R").split()
-    return f"slurm.partition: there is no partition {name!r} here; {did_you_mean(name, set(known)) or ', '.join(known)}"
 
 
 def _torchrun(job: JobSpec, run: RunRef, node: int) -> Command:

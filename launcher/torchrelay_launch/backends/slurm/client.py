@@ -34,27 +34,45 @@ class Job:
 
 def call(*argv: str, env: Mapping[str, str] | None = None, limit_s: float = LIMIT_S) -> str:
     """Run one command and return its output. Raises: ConfigError, SchedulerError."""
+    return _called(argv, env, limit_s).stdout
+
+
+def _called(
+    argv: Sequence[str], env: Mapping[str, str] | None = None, limit_s: float = LIMIT_S, given: str | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run one command to its end. `given`: what it reads. Raises: ConfigError, SchedulerError."""
     if shutil.which(argv[0]) is None:
         raise ConfigError(
             f"there is no `{argv[0]}` on this machine, so it cannot reach Slurm; use a login node, or --on local"
         )
     environment = {**(os.environ if env is None else env), "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
     try:
-        done = subprocess.run(argv, env=environment, text=True, capture_output=True, timeout=limit_s, check=False)
+        done = subprocess.run(
+            argv, env=environment, text=True, capture_output=True, timeout=limit_s, check=False, input=given
+        )
     except subprocess.TimeoutExpired:
         raise SchedulerError(
             f"`{argv[0]}` did not answer within {limit_s:g} s; `scontrol ping` shows how Slurm is"
         ) from None
     if done.returncode != 0:
         raise explained(argv[0], done.stderr or done.stdout)
-    return done.stdout
+    return done
 
 
 def submit(script: str, *arguments: str, options: Sequence[str] = ()) -> str:
     """Submit a script. Returns the job's id. Raises: ConfigError, SchedulerError."""
-    environment = {name: value for name, value in os.environ.items() if not _of_outer_job(name)}
-    output = call("sbatch", "--parsable", *options, script, *arguments, env=environment)
+    output = call("sbatch", "--parsable", *options, script, *arguments, env=_own_environment())
     return output.strip().split(";")[0]
+
+
+def rehearse(script: str) -> str:
+    """Ask Slurm whether it would take a script. `script`: its text. Returns when, where and on how much it would run.
+
+    Raises: ConfigError with what it says against it; SchedulerError.
+    """
+    said = _called(["sbatch", "--test-only"], _own_environment(), given=script).stderr
+    found = re.search(r"Job \S+ (to start at .*)", said)
+    return found[1].strip() if found else "accepted"
 
 
 def find_job(job_id: str) -> Job | None:
@@ -81,6 +99,14 @@ def show(kind: str, name: str) -> dict[str, str]:
             return {}
         raise
     return dict(re.findall(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)", output))
+
+
+def config() -> dict[str, str]:
+    """Slurm's settings by name, as slurmctld has them; `asof` is its clock. Raises: ConfigError, SchedulerError."""
+    output = call("scontrol", "show", "config")
+    found: dict[str, str] = dict(re.findall(r"^(\w+)\s+= (.*?)\s*$", output, re.MULTILINE))
+    asof = re.search(r"Configuration data as of (\S+)", output)
+    return found | {"asof": asof[1] if asof else ""}
 
 
 def hostnames(host_list: str) -> list[str]:
@@ -119,6 +145,10 @@ def explained(command: str, stderr: str) -> TorchrelayError:
         if re.search(pattern, said, re.IGNORECASE):
             return ConfigError(f"{hint} ({command} says: {said})")
     return ConfigError(f"Slurm refuses: {said}")
+
+
+def _own_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not _of_outer_job(name)}
 
 
 def _of_outer_job(name: str) -> bool:

@@ -38,7 +38,7 @@ ELSEWHERE = {
     "output": "nothing: the job's output is kept with the run",
     "parsable": "nothing",
     "signal": "`restarts.grace`",
-    "test-only": "nothing: see `torchrelay doctor --on slurm`",
+    "test-only": "nothing: `torchrelay submit --dry-run=server` asks",
     "time": "`resources.time_limit`",
     "wait": "nothing: `torchrelay run` waits",
     "wrap": "`script`",

@@ -12,6 +12,7 @@ from torchrelay_launch.backends.slurm import options
 from torchrelay_launch.spec.models import JobSpec
 
 TEMPLATE = "train.sbatch"
+LOOK_TEMPLATE = "doctor.sbatch"  # of the job that `torchrelay doctor` submits
 _PLACE = re.compile(r"\{\{ ?(\w+) ?\}\}")
 
 
@@ -20,9 +21,21 @@ def render(job: JobSpec, run: RunRef, folder: str) -> str:
 
     Raises: ConfigError for a template that cannot be used.
     """
+    return fill(_template(job.slurm.template), _values(job, run, folder, options.srun_options(job)))
+
+
+def render_look(job: JobSpec, run: RunRef, folder: str) -> str:
+    """The script with which `torchrelay doctor` looks at the nodes that a job would get. Raises: ConfigError."""
+    srun = [one for one in options.srun_options(job) if one[0] != "output"] + [("label", None)]
+    program = {"program": shlex.quote(job.script or ""), "gpus": str(job.resources.gpus_per_node)}
+    return fill(_shipped(LOOK_TEMPLATE), _values(job, run, folder, srun) | program)
+
+
+def _values(job: JobSpec, run: RunRef, folder: str, srun: list[options.Option]) -> dict[str, str]:
+    """What stands in the places of a template."""
     output = options.file_pattern(f"{folder}/job-") + "%j.out"
     python = sys.executable
-    values = {
+    return {
         "sbatch_options": "\n".join(f"#SBATCH {options.quoted(one)}" for one in options.sbatch_options(job, output)),
         "environment_file": shlex.quote(environment_file(folder, run.attempt)),
         "workdir": shlex.quote(code_folder(job, run)),
@@ -32,9 +45,8 @@ def render(job: JobSpec, run: RunRef, folder: str) -> str:
         "python": shlex.quote(python),
         "run": shlex.quote(run.url),
         "join_s": f"{float(job.slurm.join):g}",
-        "srun_options": " ".join(_shell_word(one) for one in options.srun_options(job)),
+        "srun_options": " ".join(_shell_word(one) for one in srun),
     }
-    return fill(_template(job.slurm.template), values)
 
 
 def fill(template: str, values: dict[str, str]) -> str:
@@ -78,13 +90,17 @@ def _value(values: dict[str, str], indent: str, place: re.Match[str]) -> str:
 
 def _template(path: str | None) -> str:
     if path is None:
-        from torchrelay_launch.shipped import shipped_file
-
-        return shipped_file(f"slurm/{TEMPLATE}").read_text()
+        return _shipped(TEMPLATE)
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"slurm.template: cannot read {path}: {error}") from error
+
+
+def _shipped(name: str) -> str:
+    from torchrelay_launch.shipped import shipped_file
+
+    return shipped_file(f"slurm/{name}").read_text()
 
 
 def _shell_word(option: options.Option) -> str:

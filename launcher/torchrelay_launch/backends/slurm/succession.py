@@ -8,7 +8,7 @@ from torchrelay.contract.errors import TorchrelayError
 from torchrelay.contract.exit_codes import ExitCode, Outcome
 from torchrelay.contract.records import Failure, StopRequest
 from torchrelay.contract.storage import Storage
-from torchrelay_launch.backends.slurm import client, journal
+from torchrelay_launch.backends.slurm import client, journal, policy
 from torchrelay_launch.backends.slurm.attempts import Start, Task
 
 # A job that is preempted with PreemptMode=CANCEL before its script runs cannot submit the next one, so after a
@@ -28,8 +28,7 @@ class Succession:
 
     def hand_on(self, exclude: list[str], *, preempted: bool) -> str:
         """Find the job that goes on with the run. Returns its id. Raises: TorchrelayError if Slurm takes none."""
-        mode = self.task.job.slurm.requeue
-        if mode == "requeue" and not exclude:
+        if self._mode() == "requeue" and not exclude:
             return self.start.job_id
         return self._submit(exclude, [AFTER_PREEMPTION] if preempted else []) or self.start.job_id
 
@@ -45,6 +44,10 @@ class Succession:
             journal.conclude(self.storage, self.number, Outcome.PREEMPTED, None, int(ExitCode.PREEMPTED))
         if self._requeued():
             client.cancel([self.start.job_id])  # or it would come back, to find that the run is another job's
+
+    def _mode(self) -> str:
+        mode = self.task.job.slurm.requeue
+        return policy.quicker(journal.history(self.storage)) if mode == "auto" else mode
 
     def _requeued(self) -> bool:
         """Whether Slurm itself is requeueing this job already."""
@@ -69,6 +72,8 @@ class Succession:
         try:
             client.call("scontrol", "requeue", self.start.job_id)
         except TorchrelayError as error:
+            if self.task.job.slurm.requeue == "auto" and self._submit([], []):
+                return
             failure = Failure(f"Slurm does not take the next attempt: {error}", int(error.exit_code))
             journal.conclude(self.storage, self.number, Outcome.FAILED, failure, failure.exit_code)
             raise

@@ -72,16 +72,6 @@ def live_jobs(storage: Storage) -> list[str]:
     return [job_id for job_id in found if _alive(job_id)]
 
 
-def minutes(text: str) -> int | None:
-    """Minutes of a time as scontrol prints it, such as 1-00:00:00; None for UNLIMITED."""
-    days, _, clock = text.rpartition("-")
-    try:
-        hours, mins, seconds = (int(part) for part in clock.split(":"))
-        return int(days or 0) * 1440 + hours * 60 + mins + (seconds > 0)
-    except ValueError:
-        return None
-
-
 def _alive(job_id: str) -> bool:
     job = client.find_job(job_id)
     return job is not None and run_state(job.state) in ALIVE

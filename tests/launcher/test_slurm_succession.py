@@ -1,0 +1,86 @@
+"""Handing a run on, with Slurm's commands replaced: what is asked of it, and what when it refuses."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from torchrelay.contract import layout, records
+from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.storage import open_storage
+from torchrelay_launch.backends.slurm import client, journal
+from torchrelay_launch.backends.slurm.attempts import Start, Task
+from torchrelay_launch.backends.slurm.journal import Begin, End
+from torchrelay_launch.backends.slurm.states import Cause
+from torchrelay_launch.backends.slurm.succession import Succession
+from torchrelay_launch.runs import new_attempt
+from torchrelay_launch.spec.models import JobSpec, Slurm
+
+SUBMITTED = "9"
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What is asked of Slurm, which takes new jobs and refuses requeues."""
+    found: list[tuple[str, ...]] = []
+
+    def submit(*argv: str, options: list[str]) -> str:
+        found.append(("sbatch", *options))
+        return SUBMITTED
+
+    def call(*argv: str) -> str:
+        found.append(argv)
+        raise ConfigError("Slurm refuses: Requested operation is presently disabled")
+
+    monkeypatch.setattr(client, "submit", submit)
+    monkeypatch.setattr(client, "call", call)
+    monkeypatch.setattr(client, "show", lambda _kind, _name: {"Restarts": "0"})
+    return found
+
+
+def succession(folder: Path, mode: Literal["auto", "requeue"], waited_s: float) -> Succession:
+    """From attempt 2, job 2, which began `waited_s` after attempt 1 had handed on to it."""
+    storage = open_storage(str(folder))
+    job = JobSpec(name="j", script="train.py", slurm=Slurm(requeue=mode))
+    begin = Begin("2", 0, ["n1"], 100.0 + waited_s)
+    journal.write_begin(storage, 1, Begin("1", 0, ["n1"], 0.0))
+    journal.write_end(storage, 1, End(Cause.TIME_LIMIT, "", 100.0, next_job="2"))
+    journal.write_begin(storage, 2, begin)
+    for number in (1, 2, 3):
+        record = new_attempt(number, job, "slurm", str(folder))
+        storage.create(layout.attempt_file(number, "attempt"), records.dump(record))
+    return Succession(storage, Start("2", 0, ["n1"]), Task(2, job, begin), 3)
+
+
+def test_a_new_job_that_came_soon_is_followed_by_another(tmp_path: Path, asked: list[tuple[str, ...]]) -> None:
+    assert succession(tmp_path, "auto", 5.0).hand_on([], preempted=False) == SUBMITTED
+    assert asked == [("sbatch",)]
+
+
+def test_a_new_job_that_waited_long_is_followed_by_a_requeue(tmp_path: Path, asked: list[tuple[str, ...]]) -> None:
+    assert succession(tmp_path, "auto", 3600.0).hand_on([], preempted=False) == "2"
+    assert asked == []
+
+
+def test_a_failed_node_can_only_be_left_out_of_a_new_job(tmp_path: Path, asked: list[tuple[str, ...]]) -> None:
+    assert succession(tmp_path, "auto", 3600.0).hand_on(["n1"], preempted=False) == SUBMITTED
+    assert asked == [("sbatch", "--exclude=n1")]
+
+
+def test_where_a_requeue_is_refused_auto_submits(tmp_path: Path, asked: list[tuple[str, ...]]) -> None:
+    handing = succession(tmp_path, "auto", 3600.0)
+    handing.let_go("2")
+    assert asked == [("scontrol", "requeue", "2"), ("sbatch",)]
+    record = records.read(handing.storage, records.AttemptRecord, layout.attempt_file(3, "attempt"))
+    assert record is not None
+    assert record.backend_id == SUBMITTED
+
+
+def test_where_a_requeue_was_asked_for_its_refusal_ends_the_run(tmp_path: Path) -> None:
+    handing = succession(tmp_path, "requeue", 5.0)
+    with pytest.raises(ConfigError, match="presently disabled"):
+        handing.let_go("2")
+    outcome = journal.outcome_of(handing.storage, 3)
+    assert outcome is not None
+    assert outcome.failure is not None
+    assert "does not take the next attempt" in outcome.failure.error
