@@ -76,11 +76,16 @@ def _value(values: dict[str, str], indent: str, place: re.Match[str]) -> str:
     return values[name].replace("\n", f"\n{indent}") if name == "setup" else values[name]
 
 
+def shipped(name: str) -> str:
+    """A template that travels with the launcher."""
+    from torchrelay_launch.shipped import shipped_file
+
+    return shipped_file(f"slurm/{name}").read_text()
+
+
 def _template(path: str | None) -> str:
     if path is None:
-        from torchrelay_launch.shipped import shipped_file
-
-        return shipped_file(f"slurm/{TEMPLATE}").read_text()
+        return shipped(TEMPLATE)
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
