@@ -15,7 +15,6 @@ from torchrelay_launch.runs import open_for
 from torchrelay_launch.runs.sweeps import Sweep, last_request
 from torchrelay_launch.sessions import follow_to_end
 from torchrelay_launch.spec.models import JobSpec
-from torchrelay_launch.spec.point_names import label
 from torchrelay_launch.starting import Started
 from torchrelay_launch.sweeping import plan_of_point, start_point
 
@@ -39,8 +38,7 @@ def one_after_another(
             if interrupts.count or last_request(sweep) != asked:
                 break
             left -= 1
-            values = label(sweep.record.points[number - 1], sweep.fields)
-            note(f"\npoint {number} of {len(sweep.numbers)}: {values}", quiet=quiet)
+            note(f"\npoint {number} of {len(sweep.numbers)}: {sweep.label(number)}", quiet=quiet)
             found = start()
             if found is None:
                 note("it is being run already", quiet=quiet)

@@ -20,7 +20,7 @@ from torchrelay_launch.runs.sweeps import Sweep, create_sweep
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.spec.point_names import label
 from torchrelay_launch.spec.reader import load_resolved
-from torchrelay_launch.spec.sweep import Point
+from torchrelay_launch.spec.sweep import Point, fields_of
 from torchrelay_launch.starting import Plan, Started, claimed, note_failure, start_attempt
 
 SWEEP_ID = "SWEEP_ID"  # stands in `render` for what is only known when the sweep is made
@@ -43,7 +43,7 @@ class SweepPlan:
     @property
     def fields(self) -> list[str]:
         """The dotted fields that any point sets."""
-        return list(dict.fromkeys(field for point in self.points for field in point.values))
+        return fields_of(self.points)
 
     def label(self, point: Point) -> str:
         return label(point.values, self.fields)

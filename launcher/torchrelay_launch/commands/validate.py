@@ -9,6 +9,7 @@ from torchrelay_launch.spec.models import Resources
 from torchrelay_launch.spec.places import Problem, SpecErrors
 from torchrelay_launch.spec.point_names import short_names
 from torchrelay_launch.spec.reader import LoadedSpec, read_spec
+from torchrelay_launch.spec.sweep import fields_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,7 @@ def _runs(found: LoadedSpec) -> str:
     """How many runs a sweep gives, and over what."""
     if not found.points:
         return ""
-    names = short_names(dict.fromkeys(field for point in found.points for field in point.values))
+    names = short_names(fields_of(found.points))
     return f"; a sweep of {len(found.points)} run{'s' * (len(found.points) > 1)} over {', '.join(names.values())}"
 
 

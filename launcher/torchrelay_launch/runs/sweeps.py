@@ -13,7 +13,8 @@ from torchrelay.contract.storage import Storage, open_storage
 from torchrelay_launch.runs.claims import SweepPoint, new_run_id, user_at_host
 from torchrelay_launch.runs.locate import open_for, storage_url
 from torchrelay_launch.runs.status import RunStatus, at_once, run_status
-from torchrelay_launch.spec.sweep import Point
+from torchrelay_launch.spec.point_names import label
+from torchrelay_launch.spec.sweep import Point, fields_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,11 @@ class Sweep:
     @property
     def fields(self) -> list[str]:
         """The dotted fields that any point sets, in the order of the spec."""
-        return list(dict.fromkeys(field for values in self.record.points for field in values))
+        return self.record.fields
+
+    def label(self, number: int) -> str:
+        """A point in one line."""
+        return label(self.record.points[number - 1], self.fields)
 
     def point(self, number: int) -> SweepPoint:
         return SweepPoint(self.sweep_id, number, self.record.points[number - 1])
@@ -84,9 +89,16 @@ def create_sweep(root_url: str, points: Sequence[Point], backend: str, workdir: 
     from importlib import metadata
 
     job = points[0].job
-    values = [point.values for point in points]
-    made_by = metadata.version("torchrelay")
-    record = SweepRecord(new_run_id(job.name), job.name, time.time(), made_by, backend, workdir, values)
+    record = SweepRecord(
+        sweep_id=new_run_id(job.name),
+        name=job.name,
+        created_at=time.time(),
+        torchrelay=metadata.version("torchrelay"),
+        backend=backend,
+        workdir=workdir,
+        fields=fields_of(points),
+        points=[point.values for point in points],
+    )
     storage = open_for(job, root_url).folder(record.sweep_id)
     storage.create(layout.SPEC_SOURCE, source.encode())
 

@@ -12,9 +12,9 @@ def short_names(fields: Iterable[str]) -> dict[str, str]:
 
 
 def label(values: Mapping[str, Json], fields: Iterable[str] | None = None) -> str:
-    """A point in one line. `fields`: all fields of the sweep, where the point sets only some."""
+    """A point in one line. `fields`: all fields of the sweep, in their order, where the point sets only some."""
     names = short_names(values if fields is None else fields)
-    return " ".join(f"{names[field]}={shown(value)}" for field, value in values.items())
+    return " ".join(f"{name}={shown(values[field])}" for field, name in names.items() if field in values)
 
 
 def shown(value: Json) -> str:

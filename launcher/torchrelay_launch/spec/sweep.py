@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from torchrelay.contract.settings import Json, to_json
@@ -13,7 +13,7 @@ from torchrelay_launch.spec.places import Place, Problem
 from torchrelay_launch.spec.point_names import label
 from torchrelay_launch.spec.rules import check, literal_secrets
 from torchrelay_launch.spec.scalars import Scalar
-from torchrelay_launch.spec.tree import Mapping, Node
+from torchrelay_launch.spec.tree import Mapping, Node, Sequence
 
 KEY = "sweep"
 MOST_POINTS = 1000
@@ -37,6 +37,11 @@ class Point(NamedTuple):
     values: dict[str, Json]
     job: JobSpec
     sources: dict[str, str]
+
+
+def fields_of(points: Iterable[Point]) -> list[str]:
+    """The dotted fields that any of the points sets, in the order of the spec."""
+    return list(dict.fromkeys(field for point in points for field in point.values))
 
 
 class Points(NamedTuple):
@@ -80,14 +85,16 @@ def read_points(tree: Mapping, root: Place, problems: list[Problem]) -> Points |
 
 def _listed(out: Decoded) -> Iterator[list[_Choice]]:
     """The axis of `list:`, if there is one."""
-    if "sweep.list" not in out.nodes or not isinstance(out.values.get("sweep.list"), list):
+    node = out.nodes.get("sweep.list")
+    if not isinstance(node, Sequence):
         return
     choices = []
-    for index, item in enumerate(out.values["sweep.list"]):
+    for index in range(len(node.items)):
         path = f"sweep.list.{index}"
-        found = [_setting(field, out.keys[f"{path}.{field}"], value, out) for field, value in item.items()]
+        item = out.values.get(path)
+        found = [_setting(field, out.keys[f"{path}.{field}"], value, out) for field, value in (item or {}).items()]
         choices.append(tuple(one for one in found if one is not None))
-        if not item:
+        if item == {}:
             out.problem(out.nodes[path].place, f"{path}: this point sets nothing", "name a field and its value")
     if not choices:
         out.problem(out.place("sweep.list"), "sweep.list: expected at least one point", "add one, or remove `list`")
@@ -97,14 +104,17 @@ def _listed(out: Decoded) -> Iterator[list[_Choice]]:
 
 def _grid(out: Decoded) -> Iterator[list[_Choice]]:
     """An axis for each field of `grid:`."""
-    grid = out.values.get("sweep.grid")
-    if grid == {}:
+    node = out.nodes.get("sweep.grid")
+    if not isinstance(node, Mapping):
+        return
+    if not node.entries:
         out.problem(out.place("sweep.grid"), "sweep.grid: expected at least one field", "add one, or remove `grid`")
-    for field, values in (grid or {}).items():
+    for field in node.entries:
         path = f"sweep.grid.{field}"
-        if not values:
+        values = out.values.get(path)
+        if values == []:
             out.problem(out.nodes[path].place, f"{path}: expected at least one value", "add one, or remove the field")
-        found = [_setting(field, out.keys[path], value, out) for value in values]
+        found = [_setting(field, out.keys[path], value, out) for value in values or []]
         choices: list[_Choice] = [(one,) for one in found if one is not None]
         if choices:
             yield choices
@@ -132,7 +142,11 @@ def _check_fields(axes: list[list[_Choice]], base: Mapping, out: Decoded) -> Non
     for index, axis in enumerate(axes):
         for one in {one.field: one for choice in axis for one in choice}.values():
             if seen.setdefault(one.field, index) != index:
-                out.problem(one.keys[0].place, f"{KEY}: `{one.field}` is in `list` too", "keep it in one of them")
+                out.problem(
+                    one.keys[0].place._replace(width=len(one.field)),
+                    f"{KEY}: `{one.field}` is in `list` too",
+                    "keep it in one of them",
+                )
             below = _at(base, one.keys)
             if below is not None and not below.place.source.is_file:
                 text = f"{one.field}: the sweep sets this field, so here it has no effect"

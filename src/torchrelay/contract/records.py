@@ -40,6 +40,7 @@ class SweepRecord:
     torchrelay: str  # version that made the sweep
     backend: str
     workdir: str  # folder that relative paths of its jobs start from
+    fields: list[str]  # the dotted fields that any point sets, in the order of the spec
     points: list[dict[str, Json]]  # of each point, what the sweep sets, by dotted field
 
 
