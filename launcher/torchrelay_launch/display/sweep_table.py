@@ -25,8 +25,9 @@ def results_text(results: Results, now: float) -> str:
     age = quantities.age(sweep.record.created_at, now)
     heading = f"{paint(sweep.sweep_id, 'bold')}  {_counted(results)}, {age} old"
     failed = [_failure(row) for row in results.rows if row.point.run and row.point.run.error]
-    ranked = f"  best first, by {results.ranked_by}" if results.ranked_by else ""
-    return "\n".join([heading + ranked, "", table(header, rows, right=numbers), *failed])
+    ranked = f"; best first, by {results.ranked_by}" if results.ranked_by else ""
+    told = ["", *failed] if failed else []
+    return "\n".join([heading + ranked, "", table(header, rows, right=numbers), *told])
 
 
 def results_json(results: Results) -> dict[str, Json]:
@@ -70,7 +71,7 @@ def _counted(results: Results) -> str:
 def _failure(row: Result) -> str:
     run = row.point.run
     first = (run.error or "").strip().split("\n")[0] if run else ""
-    return f"{row.point.run_id}: {paint('failed', 'red')}: {first}"
+    return f"{row.point.run_id}  {paint('failed', 'red')}: {first}"
 
 
 def _row_json(row: Result) -> dict[str, Json]:
