@@ -137,6 +137,16 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_storage(parser)
 
 
+def add_run_or_sweep(parser: argparse.ArgumentParser) -> None:
+    """RUN and --storage, for verbs that act on all runs of a sweep too."""
+    parser.add_argument(
+        "run_name",
+        metavar="RUN",
+        help="a run's URL or path, or its id or the start of it; or a sweep's, for all its runs",
+    )
+    add_storage(parser)
+
+
 def add_storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage",

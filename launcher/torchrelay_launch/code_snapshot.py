@@ -49,6 +49,20 @@ def take(workdir: Path, target: Path) -> Snapshot:
     return snapshot
 
 
+def share(workdir: Path, snapshot: Path, target: Path) -> str:
+    """Make `target` a link to one copy of the code for all runs of a sweep, taken by the first of them.
+
+    Returns what to tell of it. Raises: StorageError.
+    """
+    note = str(take(workdir, snapshot)) if not (snapshot.exists() or snapshot.is_symlink()) else ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(os.path.relpath(snapshot, target.parent))
+    except OSError as error:
+        raise StorageError(f"cannot link the code to {target}: {error.strerror or error}") from error
+    return note
+
+
 def _listed_by_git(workdir: Path) -> list[str] | None:
     """Tracked and new files below a folder, as paths relative to it; None outside a working tree."""
     try:

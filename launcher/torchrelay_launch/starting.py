@@ -29,10 +29,10 @@ class Plan:
     sources: dict[str, str] = field(default_factory=dict)
     source_text: str = ""
 
-    def rehearse(self) -> Submission:
+    def rehearse(self, run_id: str = RUN_ID) -> Submission:
         """What starting it as a new run would do. Raises: ConfigError if it cannot run there."""
-        url = f"{self.storage_url.rstrip('/')}/{RUN_ID}"
-        return self.backend.render(self.job, RunRef(RUN_ID, url, 1, str(self.workdir), self.sources))
+        url = f"{self.storage_url.rstrip('/')}/{run_id}"
+        return self.backend.render(self.job, RunRef(run_id, url, 1, str(self.workdir), self.sources))
 
     def warnings(self) -> list[str]:
         """What the user should know before it starts. Raises: ConfigError for what cannot work on this machine."""
@@ -71,20 +71,33 @@ def start_attempt(
 
     Raises: ConfigError if somebody else has it, or it could not be started; StorageError.
     """
-    attempt = new_attempt(expected_last + 1, what.job, what.backend.name, str(what.workdir))
-    attempt = dataclasses.replace(attempt, resume_from=resume_from)
-    claim(storage, attempt, what.job, what.sources)
-    run = records.read_run(storage)
+    attempt, submission = claimed(what, storage, expected_last, resume_from)
     try:
-        ref = RunRef(run.run_id, storage.url, attempt.number, str(what.workdir), what.sources)
-        handle = what.backend.submit(what.backend.render(what.job, ref), tethered=tethered)
+        handle = what.backend.submit(submission, tethered=tethered)
     except TorchrelayError as error:
-        _note_failure(storage, attempt.number, error)
+        note_failure(storage, attempt.number, error)
         raise
     return Started(storage, dataclasses.replace(attempt, backend_id=handle.backend_id), handle)
 
 
-def _note_failure(storage: Storage, attempt: int, error: TorchrelayError) -> None:
+def claimed(
+    what: Plan, storage: Storage, expected_last: int, resume_from: int | None = None
+) -> tuple[AttemptRecord, Submission]:
+    """Claim the attempt after `expected_last`, and say what starts it. Raises: ConfigError, StorageError."""
+    attempt = new_attempt(expected_last + 1, what.job, what.backend.name, str(what.workdir))
+    attempt = dataclasses.replace(attempt, resume_from=resume_from)
+    claim(storage, attempt, what.job, what.sources)
+    run = records.read_run(storage)
+    sweep = f"{what.storage_url.rstrip('/')}/{run.sweep}" if run.sweep and not expected_last else ""
+    try:
+        ref = RunRef(run.run_id, storage.url, attempt.number, str(what.workdir), what.sources, sweep)
+        return attempt, what.backend.render(what.job, ref)
+    except TorchrelayError as error:
+        note_failure(storage, attempt.number, error)
+        raise
+
+
+def note_failure(storage: Storage, attempt: int, error: TorchrelayError) -> None:
     """An attempt that never began must not look as if it were about to."""
     failure = Failure(str(error), int(error.exit_code), retryable=error.retryable)
     outcome = OutcomeRecord(Outcome.FAILED, int(error.exit_code), time.time(), failure=failure)

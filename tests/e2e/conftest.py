@@ -39,6 +39,8 @@ class Relay:
         name, _, value = self._mark.partition("=")
         self._environment = os.environ | {name: value, "TORCHRELAY_STORAGE": str(self.storage), "COLUMNS": "120"}
 
+    wait_until = staticmethod(wait_until)
+
     def start(self, *words: str) -> "subprocess.Popen[str]":
         """Start a command and go on."""
         argv = [sys.executable, "-m", "torchrelay_launch", *words]

@@ -50,7 +50,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert err == ""
     bad, good, gone = json.loads(out)
-    assert good == {"job": "good.yaml", "valid": True, "errors": []}
+    assert good == {"job": "good.yaml", "valid": True, "runs": 1, "errors": []}
     assert bad["errors"] == [
         {
             "file": "bad.yaml",

@@ -38,6 +38,29 @@ class SlurmRelay(_harness.Relay):  # type: ignore[name-defined,misc]
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         super().__init__(folder)
         self._environment |= environment
+        self.point = 0
+
+    def run(self) -> Path:
+        """The folder of the only run, or of a sweep's run that is looked at."""
+        if not self.point:
+            return Path(super().run())
+        (run,) = _harness.wait_until("the point has a run", lambda: list(self.storage.glob(f"*-{self.point:03d}")))
+        return Path(run)
+
+    def at(self, point: int) -> "SlurmRelay":
+        """Look at the run of this point of a sweep from here on."""
+        self.point = point
+        return self
+
+    def sweep(self) -> Path:
+        """The folder of the only sweep."""
+        (record,) = self.storage.glob("*/sweep.json")
+        return record.parent
+
+    def results(self) -> dict[int, dict[str, Any]]:
+        """What `ls --sweep` says of each point."""
+        found = self.json("ls", "--sweep", self.sweep().name)
+        return {row["point"]: row for row in found["runs"]}
 
     def submit(self, spec: str, *sets: str) -> None:
         """Submit a job of two nodes with one rank each, unless `sets` say otherwise."""

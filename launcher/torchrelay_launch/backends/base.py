@@ -22,6 +22,7 @@ class RunRef:
     attempt: int
     workdir: str  # folder that relative paths of the job start from
     sources: dict[str, str] = field(default_factory=dict)  # "train.model" -> "jobs/x.yaml:12:3", for errors in ranks
+    sweep: str = ""  # URL of the sweep that the run is started with, whose runs share what does not differ
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,18 @@ class Handle(Protocol):
 
     def detach(self) -> None:
         """Let it go on when this launcher ends."""
+
+
+@dataclass(frozen=True)
+class Together:
+    """What a sweep's runs are started by, where a backend starts all of them by one command."""
+
+    command: Command
+    files: dict[str, str]  # written for the backend beside those of the runs: path -> text
+
+    def __str__(self) -> str:
+        files = [f"# file {path}\n{text.rstrip()}" for path, text in self.files.items()]
+        return "\n\n".join([*files, str(self.command)]) + "\n"
 
 
 class Backend(Protocol):

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe",
         action="store_true",
-        help="look from where the job would run too: from the nodes of a Slurm allocation of two minutes, or from a pod",
+        help="look from where the job would run too: from a pod, or the nodes of an allocation of two minutes",
     )
     add_set(parser)
     add_storage(parser)

@@ -2,14 +2,16 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.settings import Json, to_json
-from torchrelay_launch.arguments import add_job, add_json, explain
+from torchrelay_launch.arguments import add_job, add_json, at_least, explain
 from torchrelay_launch.backends.base import Command, Submission
 from torchrelay_launch.runs import storage_url
 from torchrelay_launch.spec.reader import read_spec
 from torchrelay_launch.starting import Plan, plan
+from torchrelay_launch.sweeping import SweepPlan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,39 +23,72 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "starts.",
         "torchrelay render jobs/digits.yaml --set resources.nodes=2",
         "torchrelay render jobs/digits.yaml --json",
+        "torchrelay render jobs/digits-sweep.yaml --point 2",
     )
     add_job(parser)
+    parser.add_argument("--point", metavar="N", type=at_least(1), help="of a sweep only this point, from 1")
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    show(plan_of(args).rehearse(), as_json=args.json)
+    made = plan_of(args)
+    if isinstance(made, SweepPlan):
+        show_sweep(made, only=args.point, as_json=args.json)
+    elif args.point is not None:
+        raise ConfigError(f"--point: {args.job} has no `sweep:`, so it is one run")
+    else:
+        show(made.rehearse(), as_json=args.json)
     return 0
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
+def plan_of(args: argparse.Namespace) -> Plan | SweepPlan:
     """The plan that the command line and its spec describe. Raises: ConfigError with all mistakes of the spec."""
-    import dataclasses
-
     loaded = read_spec(args.job, args.overrides)
     made = plan(loaded.job, args.on, storage_url(args.storage, loaded.job.storage))
-    return dataclasses.replace(made, sources=loaded.sources, source_text=loaded.source_text)
+    made = replace(made, sources=loaded.sources, source_text=loaded.source_text)
+    if not loaded.points:
+        return made
+    plans = (replace(made, job=point.job, sources=point.sources) for point in loaded.points)
+    return SweepPlan(tuple(plans), loaded.points, loaded.at_once)
 
 
-def rehearse(plan: Plan, how: str) -> int:
+def rehearse(plan: Plan | SweepPlan, how: str) -> int:
     """What `--dry-run` does: print it, or have the cluster say whether it would take it. Raises: ConfigError."""
-    submission = plan.rehearse()
-    if how == "client":
-        show(submission)
-        return 0
     ask = getattr(plan.backend, "rehearse", None)
-    if ask is None:
+    if how == "server" and ask is None:
         raise ConfigError(
             f"--dry-run=server asks Slurm or Kubernetes; on the backend {plan.backend.name!r} there is nobody to ask"
         )
-    for line in ask(submission):
-        print(line)
+    if how == "server" and ask is not None:
+        for one in plan.rehearse() if isinstance(plan, SweepPlan) else [plan.rehearse()]:
+            for line in ask(one):
+                print(line)
+    elif isinstance(plan, SweepPlan):
+        show_sweep(plan)
+    else:
+        show(plan.rehearse())
     return 0
+
+
+def show_sweep(what: SweepPlan, *, only: int | None = None, as_json: bool = False) -> None:
+    """Print what starts each point, or one of them. Raises: ConfigError if there is no such point."""
+    count = len(what.points)
+    if only is not None and only > count:
+        raise ConfigError(f"--point: there is no point {only}; the sweep has {count}, from 1")
+    submissions = what.rehearse()
+    together = what.rehearse_together(submissions)
+    if together is not None:  # what each run has for itself is not submitted by itself
+        submissions = [replace(one, submits=()) for one in submissions]
+    shown = [pair for pair in zip(what.points, submissions, strict=True) if only in (None, pair[0].number)]
+    if as_json:
+        points = [{"point": point.number, "values": point.values, **_json(one)} for point, one in shown]
+        joint = together and {"submit": _command(together.command), "files": dict(together.files)}
+        print(json.dumps({"backend": what.backend.name, "together": joint, "points": points}, indent=1))
+        return
+    parts = [f"# a sweep of {count} runs over {', '.join(what.fields)}\n"]
+    parts += [str(together)] if together is not None and only is None else []
+    parts += [f"# point {point.number} of {count}: {what.label(point)}\n{one}" for point, one in shown]
+    print("\n".join(parts), end="")
 
 
 def show(submission: Submission, *, as_json: bool = False) -> None:

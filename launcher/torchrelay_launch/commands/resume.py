@@ -10,18 +10,21 @@ from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import RunState
 from torchrelay.contract.records import SpecRecord
 from torchrelay.contract.settings import to_json
-from torchrelay.contract.storage import Storage
-from torchrelay_launch.arguments import add_on, add_run, add_set, at_least, explain
+from torchrelay.contract.storage import Storage, open_storage
+from torchrelay_launch.arguments import add_on, add_run_or_sweep, add_set, at_least, explain
+from torchrelay_launch.conducting import Start, one_after_another, show_results
 from torchrelay_launch.display import quantities
 from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.style import note
 from torchrelay_launch.interrupts import Interrupts
 from torchrelay_launch.runs import RunStatus, find_run, open_for, run_status
+from torchrelay_launch.runs.sweeps import Sweep, look_for_sweep, sweep_status
 from torchrelay_launch.sessions import follow_to_end
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.spec.reader import LoadedSpec, load_resolved
 from torchrelay_launch.spec.resolved import change_recorded, differences
-from torchrelay_launch.starting import Plan, plan, start_attempt
+from torchrelay_launch.starting import Plan, Started, plan, start_attempt
+from torchrelay_launch.sweeping import plan_of_point, start_in_background, start_point
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "Start the next attempt of a run that has ended: it goes on from the newest good checkpoint, with the spec of "
         "its last attempt, and is followed as by `run`. With --from it goes back to an earlier checkpoint; later ones "
-        "stay in storage but are no longer the run's. A completed run starts nothing, unless --set makes it longer.",
+        "stay in storage but are no longer the run's. A completed run starts nothing, unless --set makes it longer. Of "
+        "a sweep all runs go on that have not completed, and those begin that were never started.",
         "torchrelay resume digits-20261121-101500-a1b2",
         "torchrelay resume digits-20261121-101500-a1b2 --set train.epochs=20",
         "torchrelay resume digits-20261121-101500-a1b2 --from 400 --detach",
     )
-    add_run(parser)
+    add_run_or_sweep(parser)
     add_on(parser)
     add_set(parser)
     parser.add_argument(
@@ -46,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    sweep = look_for_sweep(args.run_name, args.storage)
+    if sweep is not None:
+        return resume_sweep(args, sweep)
     storage = find_run(args.run_name, args.storage)
     status = run_status(storage)
     _refuse_running(status)
@@ -83,6 +90,55 @@ def _refuse_running(status: RunStatus) -> None:
         f"{quantities.moment(attempt.record.created_at)} on {attempt.record.host}{process}; "
         f"`torchrelay logs {name} -f` follows it, `torchrelay stop {name}` stops it"
     )
+
+
+def resume_sweep(args: argparse.Namespace, sweep: Sweep) -> int:
+    """Go on with all runs of a sweep that are neither complete nor running. Raises: TorchrelayError."""
+    if args.overrides or args.from_step is not None:
+        raise ConfigError(f"--set and --from are about one run: name one of the sweep {sweep.sweep_id}'s")
+    points = sweep_status(sweep)
+    due = [one for one in points if not (one.run and (one.run.live or one.run.state is RunState.COMPLETED))]
+    if not due:
+        note(f"all runs of the sweep {sweep.sweep_id} have completed or are running", quiet=args.quiet)
+        return 0
+    on = args.on or sweep.record.backend
+    if on == "local" and args.detach:
+        start_in_background(sweep, load_resolved(sweep.spec(1).spec))
+    elif on == "local":
+        starts = [(one.number, _going_on(args, sweep, one.number)) for one in due]
+        code = one_after_another(sweep, starts, quiet=args.quiet, verbose=args.verbose)
+        show_results(sweep, quiet=args.quiet)
+        return code
+    else:
+        for one in due:
+            started, _ = _started(args, sweep, one.number, tethered=False)
+            started.handle.detach()
+            note(f"started {one.run_id}", quiet=args.quiet)
+    print(sweep.storage.url, flush=True)
+    return 0
+
+
+def _going_on(args: argparse.Namespace, sweep: Sweep, number: int) -> Start:
+    """What goes on with a point of a sweep, or begins it."""
+
+    def start() -> tuple[Started, JobSpec] | None:
+        storage = open_storage(sweep.run_url(number))
+        status = run_status(storage) if storage.size(layout.RUN_RECORD) is not None else None
+        if status is not None and (status.live or status.state is RunState.COMPLETED):
+            return None  # since we looked
+        return _started(args, sweep, number, tethered=True)
+
+    return start
+
+
+def _started(args: argparse.Namespace, sweep: Sweep, number: int, *, tethered: bool) -> tuple[Started, JobSpec]:
+    storage = open_storage(sweep.run_url(number))
+    status = run_status(storage) if storage.size(layout.RUN_RECORD) is not None else None
+    if status is None or not status.attempts:
+        what = plan_of_point(sweep, number, args.on)
+        return start_point(sweep, number, what, tethered=tethered), what.job
+    what = _plan(args, status, change_recorded(_recorded_spec(storage, status), []))
+    return start_attempt(what, open_for(what.job, storage.url), status.attempts, tethered=tethered), what.job
 
 
 def _recorded_spec(storage: Storage, status: RunStatus) -> SpecRecord:

@@ -3,19 +3,22 @@
 import argparse
 import contextlib
 import time
+from collections import Counter
 from typing import Literal
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import ExitCode, RunState
-from torchrelay.contract.storage import Storage, on_object_storage
+from torchrelay.contract.storage import Storage, on_object_storage, open_storage
 from torchrelay_launch.afar import Afar
-from torchrelay_launch.arguments import add_run, explain
+from torchrelay_launch.arguments import add_run_or_sweep, explain
 from torchrelay_launch.backends.base import load_backend
 from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.style import note
 from torchrelay_launch.ending import leaving
 from torchrelay_launch.runs import RunStatus, find_run, request_stop, run_status
+from torchrelay_launch.runs.sweeps import Sweep, ask_to_start_no_more, look_for_sweep, sweep_status
 
+Kind = Literal["stop", "cancel"]
 _LOOK_EVERY_S = 0.2
 _OBJECT_STORAGE_LOOK_S = 2.0
 
@@ -24,10 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     explain(
         parser,
         "Ask a running run to finish its step, save a checkpoint and stop, and wait until it has. It may take up to "
-        "the spec's `restarts.grace`. `torchrelay resume` goes on from there.",
+        "the spec's `restarts.grace`. `torchrelay resume` goes on from there. Of a sweep all runs are stopped, and "
+        "none is started any more.",
         "torchrelay stop digits-20261121-101500-a1b2",
     )
-    add_run(parser)
+    add_run_or_sweep(parser)
     parser.add_argument("--no-wait", action="store_true", help="return when it has been asked")
 
 
@@ -35,8 +39,11 @@ def run(args: argparse.Namespace) -> int:
     return ask(args, "stop")
 
 
-def ask(args: argparse.Namespace, kind: Literal["stop", "cancel"]) -> int:
+def ask(args: argparse.Namespace, kind: Kind) -> int:
     """Ask the run to stop, wait for it unless told not to, and say how it ended. Returns the exit code."""
+    sweep = look_for_sweep(args.run_name, args.storage)
+    if sweep is not None:
+        return _ask_all(sweep, args, kind)
     storage = find_run(args.run_name, args.storage)
     status = run_status(storage)
     attempt = status.attempts
@@ -52,7 +59,34 @@ def ask(args: argparse.Namespace, kind: Literal["stop", "cancel"]) -> int:
     return _report(_wait(storage, attempt, quiet=args.quiet), kind)
 
 
-def _tell_backend(storage: Storage, backend: str, kind: Literal["stop", "cancel"]) -> None:
+def _ask_all(sweep: Sweep, args: argparse.Namespace, kind: Kind) -> int:
+    """The same for all runs of a sweep that are not over, and no further one is started. Raises: ConfigError."""
+    ask_to_start_no_more(sweep, kind)
+    before = sweep_status(sweep)
+    alive = [point.run for point in before if point.run is not None and point.run.live]
+    if not alive and not any(point.state == "not started" for point in before):
+        raise ConfigError(f"no run of the sweep {sweep.sweep_id} is running; there is nothing to {kind}")
+    for status in alive:
+        with contextlib.suppress(ConfigError):  # it has ended since it was asked
+            request_stop(open_storage(status.url), kind)
+            _tell_backend(open_storage(status.url), status.backend, kind)
+    name = name_for_user(sweep.storage.url)
+    if args.no_wait:
+        note(f"asked {len(alive)} runs of {name} to {kind}", quiet=args.quiet)
+        return 0
+    note("waiting until all have stopped (Ctrl-C to wait no longer; they stop all the same)", quiet=args.quiet)
+    for status in alive:
+        storage = open_storage(status.url)
+        if kind == "cancel":
+            with contextlib.suppress(ConfigError):  # it has ended since it was asked
+                load_backend(status.backend).cancel(storage)
+        _wait(storage, status.attempts, quiet=args.quiet)
+    counts = Counter(point.state for point in sweep_status(sweep))
+    print(f"{', '.join(f'{count} {state}' for state, count in counts.items())}; `torchrelay resume {name}` goes on")
+    return 0
+
+
+def _tell_backend(storage: Storage, backend: str, kind: Kind) -> None:
     """An attempt that waits in a queue has no supervisor to see the request."""
     if backend in ("slurm", "kubernetes"):
         with contextlib.suppress(ConfigError):  # it has ended since it was asked

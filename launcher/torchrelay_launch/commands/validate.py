@@ -5,8 +5,11 @@ import sys
 
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay_launch.arguments import add_json, add_set, explain
+from torchrelay_launch.spec.models import Resources
 from torchrelay_launch.spec.places import Problem, SpecErrors
+from torchrelay_launch.spec.point_names import short_names
 from torchrelay_launch.spec.reader import LoadedSpec, read_spec
+from torchrelay_launch.spec.sweep import fields_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +47,22 @@ def _show(job: str, found: LoadedSpec | SpecErrors) -> None:
     if isinstance(found, SpecErrors):
         print(found.report(colour=_colour()), file=sys.stderr, end="\n\n")
         return
-    nodes = found.job.resources.nodes
-    ranks = found.job.resources.world_procs_per_node
-    size = f"{nodes} node{'s' if str(nodes) != '1' else ''} x {ranks} process{'es' if ranks > 1 else ''}"
-    print(f"{job}: good ({found.job.name}, {size})")
+    jobs = [point.job for point in found.points] or [found.job]
+    sizes = " or ".join(dict.fromkeys(_size(one.resources) for one in jobs))
+    print(f"{job}: good ({found.job.name}, {sizes}{_runs(found)})")
+
+
+def _size(resources: Resources) -> str:
+    nodes, ranks = resources.nodes, resources.world_procs_per_node
+    return f"{nodes} node{'s' if str(nodes) != '1' else ''} x {ranks} process{'es' if ranks > 1 else ''}"
+
+
+def _runs(found: LoadedSpec) -> str:
+    """How many runs a sweep gives, and over what."""
+    if not found.points:
+        return ""
+    names = short_names(fields_of(found.points))
+    return f"; a sweep of {len(found.points)} run{'s' * (len(found.points) > 1)} over {', '.join(names.values())}"
 
 
 def _print_json(checked: dict[str, LoadedSpec | SpecErrors]) -> None:
@@ -56,7 +71,9 @@ def _print_json(checked: dict[str, LoadedSpec | SpecErrors]) -> None:
     results = []
     for job, found in checked.items():
         problems = found.covered_problems() if isinstance(found, SpecErrors) else []
-        results.append({"job": job, "valid": not problems, "errors": [_as_json(problem) for problem in problems]})
+        runs = 0 if isinstance(found, SpecErrors) else len(found.points) or 1
+        errors = [_as_json(problem) for problem in problems]
+        results.append({"job": job, "valid": not problems, "runs": runs, "errors": errors})
     print(json.dumps(results, indent=1))
 
 

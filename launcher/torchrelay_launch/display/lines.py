@@ -8,6 +8,7 @@ from torchrelay_launch.display.style import paint, paint_state
 from torchrelay_launch.display.table import table
 from torchrelay_launch.progress import Metrics
 from torchrelay_launch.runs import RunStatus
+from torchrelay_launch.spec.point_names import label
 
 _HEADER = ("RUN", "STATE", "STEP", "METRIC", "AGE", "BACKEND")
 
@@ -15,7 +16,10 @@ _HEADER = ("RUN", "STATE", "STEP", "METRIC", "AGE", "BACKEND")
 def run_table(runs: Sequence[RunStatus], metrics: Sequence[Metrics], now: float) -> str:
     """The table of `ls`; `metrics` are the newest ones of each run."""
     rows = [_row(run, values, now) for run, values in zip(runs, metrics, strict=True)]
-    return table(_HEADER, rows, right=(2, 4))
+    if not any(run.sweep for run in runs):
+        return table(_HEADER, rows, right=(2, 4))
+    points = [(*row, label(run.values) or "-") for row, run in zip(rows, runs, strict=True)]
+    return table((*_HEADER, "POINT OF ITS SWEEP"), points, right=(2, 4))
 
 
 def status_line(status: RunStatus, metrics: Metrics) -> str:

@@ -1,5 +1,7 @@
 """Making a run, and claiming the next attempt of one."""
 
+import contextlib
+import dataclasses
 import getpass
 import os
 import socket
@@ -14,23 +16,35 @@ from torchrelay_launch.runs.locate import open_for
 from torchrelay_launch.spec.models import JobSpec
 
 
+@dataclasses.dataclass(frozen=True)
+class SweepPoint:
+    """Which point of a sweep a run is."""
+
+    sweep: str
+    point: int  # from 1
+    values: dict[str, Json]
+
+
 def new_run_id(name: str) -> str:
     """A fresh id that sorts by time: name-yyyymmdd-hhmmss-xxxx, in UTC."""
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(2).hex()}"
 
 
-def create_run(root_url: str, job: JobSpec, source: str = "") -> Storage:
+def create_run(root_url: str, job: JobSpec, source: str = "", of: SweepPoint | None = None) -> Storage:
     """Make a run under a storage and return its folder. `source` is the spec as the user wrote it, kept for reading.
 
-    Raises: StorageError if the storage cannot be written.
+    Raises: StorageError if the storage cannot be written; FileExistsError if the point of a sweep has its run.
     """
     from importlib import metadata
 
-    run_id = new_run_id(job.name)
+    run_id = layout.point_run_id(of.sweep, of.point) if of else new_run_id(job.name)
     storage = open_for(job, root_url).folder(run_id)
     if source:
-        storage.create(layout.SPEC_SOURCE, source.encode())
+        with contextlib.suppress(FileExistsError):  # of a point whose start was cut off
+            storage.create(layout.SPEC_SOURCE, source.encode())
     record = RunRecord(run_id, job.name, time.time(), metadata.version("torchrelay"))
+    if of:
+        record = dataclasses.replace(record, sweep=of.sweep, point=of.point, values=of.values)
     storage.create(layout.RUN_RECORD, records.dump(record))  # last: a folder without it is no run
     return storage
 

@@ -1,6 +1,7 @@
 """From what a user types to the storage of a run."""
 
 import os
+import re
 from pathlib import Path
 
 from torchrelay.contract import environment, layout
@@ -9,6 +10,7 @@ from torchrelay.contract.storage import Storage, open_storage
 from torchrelay_launch.spec.models import JobSpec
 
 DEFAULT_STORAGE = "runs"
+_STAMP = re.compile(r"-\d{8}-\d{6}-.*")
 
 
 def storage_url(option: str | None, spec_storage: str | None = None) -> str:
@@ -35,6 +37,7 @@ def find_run(text: str, storage_option: str | None = None) -> Storage:
     direct = open_storage(storage_url(text))
     if _holds_run(direct):
         return direct
+    _refuse_sweep(direct)
     if "/" in text:
         raise ConfigError(
             f"there is no run at {direct.url}: it has no {layout.RUN_RECORD}; `torchrelay ls STORAGE` lists runs"
@@ -46,10 +49,23 @@ def _holds_run(storage: Storage) -> bool:
     return storage.size(layout.RUN_RECORD) is not None
 
 
+def _refuse_sweep(storage: Storage) -> None:
+    """Raises: ConfigError if this is no run, but a sweep."""
+    if storage.size(layout.SWEEP_RECORD) is not None:
+        root, _, sweep_id = storage.url.rpartition("/")
+        where = "" if root == storage_url(None) else f" --storage {root}"
+        raise ConfigError(
+            f"{sweep_id} is a sweep, and this is about one run: name one such as {layout.point_run_id(sweep_id, 1)}; "
+            f"`torchrelay ls --sweep {sweep_id}{where}` lists them"
+        )
+
+
 def _find_by_id(text: str, root: Storage) -> Storage:
     names = root.list("")
     if text in names and _holds_run(root.folder(text)):
         return root.folder(text)
+    if text in names:
+        _refuse_sweep(root.folder(text))
     starting = [name for name in names if name.startswith(text) and _holds_run(root.folder(name))]
     if len(starting) == 1:
         return root.folder(starting[0])
@@ -70,8 +86,8 @@ def _not_found(text: str, ids: list[str], url: str) -> str:
 
 
 def _newest_last(ids: list[str]) -> list[str]:
-    """By the time in the ids, which end in -yyyymmdd-hhmmss-xxxx."""
-    return sorted(ids, key=lambda name: name.rsplit("-", 3)[1:])
+    """By the time in the ids, which end in -yyyymmdd-hhmmss-xxxx, or in that and the number of a sweep's point."""
+    return sorted(ids, key=lambda name: _STAMP.findall(name)[-1:])
 
 
 def _listed(names: list[str], most: int = 8) -> str:

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from torchrelay.contract import events, layout, records
@@ -76,6 +76,9 @@ class RunStatus:
     created_at: float = 0.0
     torchrelay: str = ""
     live: bool = False  # whether a supervisor runs, or is about to
+    sweep: str = ""  # the sweep that it is a run of
+    point: int = 0
+    values: dict[str, Json] = field(default_factory=dict)  # what the sweep sets
     history: tuple[AttemptStatus, ...] = ()
     checkpoint_steps: tuple[int, ...] = ()
 
@@ -131,6 +134,9 @@ def run_status(storage: Storage) -> RunStatus:
         name=run.name,
         created_at=run.created_at,
         torchrelay=run.torchrelay,
+        sweep=run.sweep,
+        point=run.point,
+        values=run.values,
         live=state in (RunState.PENDING, RunState.RUNNING) and last is not None,
         history=history,
         checkpoint_steps=tuple(sorted(set(steps))),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING
 from typing import Any
 
-from torchrelay.contract.settings import Json, Limits, key_of
+from torchrelay.contract.settings import Json, Later, Limits, key_of
 from torchrelay.contract.units import UNITS
 from torchrelay_launch.spec.names import ELSEWHERE, nearest
 from torchrelay_launch.spec.places import Place, Problem
@@ -60,6 +60,8 @@ def _decode(kind: Any, node: Node, path: str, out: Decoded) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Json:
         return _json(node, path, out)
+    if kind is Later:
+        return node
     if origin in (typing.Union, types.UnionType):
         return _union(arguments, node, path, out)
     if isinstance(node, Scalar) and node.null:

@@ -65,28 +65,29 @@ def override(tree: Mapping, setting: str, problems: list[Problem]) -> Mapping:
         hint = "write --set train.steps=500" if not equals else "name a key before the `=`"
         problems.append(Problem(Place(source, 0, 0, max(1, len(path))), "expected key=value", hint))
         return tree
-    keys = _keys(path, source)
+    keys = keys_in(path, Place(source, 0, 0))
     for key in keys:
         if not key.text or key.text == EXTENDS:
             text = f"`{EXTENDS}` can't be set" if key.text else "a key is missing between two dots"
             problems.append(Problem(key.place, text))
             return tree
     if not value_text.strip():
-        return _put(tree, keys, None, problems)
+        return put(tree, keys, None, problems)
     value = parse(source, problems, column=len(path) + 1)
-    return tree if value is None else _put(tree, keys, value, problems)
+    return tree if value is None else put(tree, keys, value, problems)
 
 
-def _keys(path: str, source: Source) -> list[Scalar]:
-    keys, column = [], 0
+def keys_in(path: str, start: Place) -> list[Scalar]:
+    """The keys of a dotted path that is written from `start` on, each with its own place."""
+    keys, column = [], start.column
     for part in path.split("."):
         text = part.strip()
-        keys.append(Scalar(text, "str", plain=False, place=Place(source, 0, column, max(1, len(part)))))
+        keys.append(Scalar(text, "str", plain=False, place=start._replace(column=column, width=max(1, len(part)))))
         column += len(part) + 1
     return keys
 
 
-def _put(node: Node | None, keys: list[Scalar], value: Node | None, problems: list[Problem]) -> Mapping:
+def put(node: Node | None, keys: list[Scalar], value: Node | None, problems: list[Problem]) -> Mapping:
     """A copy of the mapping `node` with the value at the end of `keys`; None takes the last key out."""
     mapping = Mapping(node.place, dict(node.entries)) if isinstance(node, Mapping) else Mapping(keys[0].place, {})
     key, rest = keys[0], keys[1:]
@@ -99,7 +100,7 @@ def _put(node: Node | None, keys: list[Scalar], value: Node | None, problems: li
         mapping.entries[key.text] = Entry(mapping.entries[key.text].key, _put_item(below, rest, value, problems))
     elif below is not None or value is not None:
         written = mapping.entries[key.text].key if below is not None else key
-        mapping.entries[key.text] = Entry(written, _put(below, rest, value, problems))
+        mapping.entries[key.text] = Entry(written, put(below, rest, value, problems))
     return mapping
 
 
@@ -118,7 +119,7 @@ def _put_item(sequence: Sequence, keys: list[Scalar], value: Node | None, proble
     elif isinstance(below := items[index], Sequence):
         items[index] = _put_item(below, rest, value, problems)
     else:
-        items[index] = _put(below, rest, value, problems)
+        items[index] = put(below, rest, value, problems)
     return Sequence(sequence.place, items)
 
 

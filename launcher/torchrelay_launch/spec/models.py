@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torchrelay.contract.settings import Json, Limits, setting
+from torchrelay.contract.settings import Json, Later, Limits, setting
 from torchrelay.contract.training import AT_LEAST_0, AT_LEAST_1, Checkpoint, Train
 from torchrelay.contract.units import Duration, NodeCount, Size
 from torchrelay_launch.spec.models_kubernetes import Kubernetes, Volume
 
-__all__ = ["JobSpec", "Kubernetes", "Resources", "Restarts", "Retries", "Slurm", "Volume"]
+__all__ = ["JobSpec", "Kubernetes", "Resources", "Restarts", "Retries", "Slurm", "Sweep", "Volume"]
 
 DNS_LABEL = Limits(
     pattern=r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?",
@@ -124,11 +124,37 @@ class Slurm:
         example="/shared/venv/bin/python",
         limits=ONE_LINE,
     )
+    array: bool = setting(
+        True,
+        doc="Submit a `sweep:` as one array job, where its points ask Slurm for the same; false: a job for each point.",
+    )
     template: str | None = setting(
         None, doc="A batch script of your own in place of slurm/train.sbatch.", example="site/train.sbatch"
     )
     extra: dict[str, Json] = setting(
         dict, doc="Further sbatch options by their long names.", example="{nice: 100, exclusive: true}"
+    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Several runs from one spec: one for each point, which sets some of its fields."""
+
+    grid: dict[str, list[Later]] = setting(
+        dict,
+        doc="Dotted fields, each with a list of values; every combination of them is a point.",
+        example="{train.optimizer.args.lr: [0.1, 0.01], train.seed: [1, 2, 3]}",
+    )
+    points: list[dict[str, Later]] = setting(
+        list,
+        doc="Points one by one, as mappings of dotted fields to values; with a `grid`, each in all its combinations.",
+        example="[{train.precision: fp32}, {train.precision: bf16, train.global_batch: 64}]",
+        key="list",
+    )
+    at_once: int | None = setting(
+        None,
+        doc="Most runs at the same time, where they are an array job of Slurm's; this machine always takes one by one.",
+        limits=AT_LEAST_1,
     )
 
 
@@ -178,3 +204,4 @@ class JobSpec:
     )
     slurm: Slurm = setting(Slurm, doc="Options for Slurm.")
     kubernetes: Kubernetes = setting(Kubernetes, doc="Options for Kubernetes.")
+    sweep: Sweep | None = setting(None, doc="Start several runs, over values of any other fields.")

@@ -6,7 +6,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from torchrelay.contract.settings import Json, Limits, key_of, to_json
+from torchrelay.contract.settings import Json, Later, Limits, key_of, to_json
 from torchrelay.contract.training import Target
 from torchrelay.contract.units import Duration, Interval, NodeCount, Size
 from torchrelay_launch.spec.models import JobSpec
@@ -98,7 +98,7 @@ def _limited(text: str, limits: Limits) -> str:
 
 def _type(kind: Any, models: dict[Any, str]) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Json:
+    if kind in (Json, Later):
         return "anything"
     if origin in (typing.Union, types.UnionType):
         arms = [arm for arm in arguments if arm is not type(None)]

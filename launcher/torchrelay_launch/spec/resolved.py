@@ -32,6 +32,10 @@ def change_recorded(record: SpecRecord, overrides: Sequence[str]) -> LoadedSpec:
     found.keys[""] = Place(source, 0, 0)
     job = decode(JobSpec, tree, "", found)
     check(found)
+    if found.has("sweep"):
+        found.problem(
+            found.place("sweep"), "sweep: a run that is there can't become a sweep", "change its spec instead"
+        )
     if found.problems:
         raise SpecErrors(found.problems, literal_secrets(found))
     changed = {path: str(node.place) for path, node in found.nodes.items() if path and not node.place.source.is_file}

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from torchrelay.contract.settings import Json, Limits, key_of, to_json
+from torchrelay.contract.settings import Json, Later, Limits, key_of, to_json
 from torchrelay.contract.training import Train
 from torchrelay.contract.units import Duration, Interval, NodeCount, Size
 from torchrelay_launch.spec.models import JobSpec
@@ -35,7 +35,7 @@ _EXTENDS = {
 
 
 def job_schema() -> dict[str, Any]:
-    """The schema, as plain JSON. A spec that extends another may leave out anything, at any depth."""
+    """The schema, as plain JSON. A spec that extends another, or sweeps, may leave out anything, at any depth."""
     definitions: dict[str, Any] = {}
     root = _model(JobSpec, definitions)
     root["properties"] = {"extends": _EXTENDS, **root["properties"]}
@@ -44,7 +44,7 @@ def job_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "torchrelay job spec",
         **root,
-        "if": {"not": {"required": ["extends"]}},
+        "if": {"not": {"anyOf": [{"required": ["extends"]}, {"required": ["sweep"]}]}},
         "then": complete,
         "$defs": dict(sorted(definitions.items())),
     }
@@ -130,7 +130,7 @@ def _limit(schema: dict[str, Any], limits: Limits) -> None:
 
 def _type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Json:
+    if kind in (Json, Later):
         return {}
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [_type(arm, definitions) for arm in arguments]}

@@ -7,6 +7,12 @@
     logs/a0001/node-00.log
     tensorboard/
 
+A sweep is a folder beside its runs, which are called SWEEP-001, SWEEP-002 and so on:
+
+    sweep.json  spec.yaml  stop.json
+    points/001.json
+    code/  conductor.log
+
 A checkpoint's folder carries the attempt and the restart that write it, so that no two writers ever share a file.
 """
 
@@ -20,6 +26,9 @@ CHECKPOINTS = "checkpoints"
 EVENTS = "events"
 LOGS = "logs"
 TENSORBOARD = "tensorboard"
+
+SWEEP_RECORD = "sweep.json"
+SWEEP_STOP = "stop.json"
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -59,6 +68,16 @@ def node_log(attempt: int, node: int) -> str:
 def checkpoint_folder(step: int, writer: Writer) -> str:
     """Path of the folder of one checkpoint."""
     return f"{CHECKPOINTS}/step-{step:09d}-{writer}"
+
+
+def point_file(number: int) -> str:
+    """Path below a sweep of the spec of one of its points, which count from 1."""
+    return f"points/{number:03d}.json"
+
+
+def point_run_id(sweep_id: str, number: int) -> str:
+    """The id of the run of a point."""
+    return f"{sweep_id}-{number:03d}"
 
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{9,12})-a(\d{4,6})-r(\d{2,4})\Z")

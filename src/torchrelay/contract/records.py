@@ -25,6 +25,23 @@ class RunRecord:
     name: str
     created_at: float  # seconds since the epoch
     torchrelay: str  # version that made the run
+    sweep: str = ""  # id of the sweep that it is a run of
+    point: int = 0  # number of its point there, from 1
+    values: dict[str, Json] = field(default_factory=dict)  # what the sweep sets for it, by dotted field
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """sweep.json in a sweep's folder, which lies beside those of its runs. Never changes."""
+
+    sweep_id: str
+    name: str
+    created_at: float  # seconds since the epoch
+    torchrelay: str  # version that made the sweep
+    backend: str
+    workdir: str  # folder that relative paths of its jobs start from
+    fields: list[str]  # the dotted fields that any point sets, in the order of the spec
+    points: list[dict[str, Json]]  # of each point, what the sweep sets, by dotted field
 
 
 @dataclass(frozen=True)
@@ -44,7 +61,7 @@ class AttemptRecord:
 
 @dataclass(frozen=True)
 class SpecRecord:
-    """attempts/N/spec.json: the resolved spec of an attempt, and where each value was written."""
+    """attempts/N/spec.json, or points/N.json of a sweep: the resolved spec, and where each value was written."""
 
     spec: dict[str, Json]  # to_json of the launcher's JobSpec
     sources: dict[str, str] = field(default_factory=dict)  # "train.model.target" -> "jobs/x.yaml:12:13"
@@ -73,7 +90,10 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class StopRequest:
-    """attempts/N/stop.json: somebody asked the attempt to stop; its supervisor looks for it every few seconds."""
+    """attempts/N/stop.json: somebody asked the attempt to stop; its supervisor looks for it every few seconds.
+
+    stop.json of a sweep, which is replaced when somebody asks again: no further point is to be started.
+    """
 
     kind: str  # "stop" (checkpoint first) or "cancel" (now)
     at: float
@@ -106,7 +126,7 @@ class OutcomeRecord:
     restarts: int = 0
 
 
-Record = TypeVar("Record", RunRecord, AttemptRecord, SpecRecord, Heartbeat, StopRequest, OutcomeRecord)
+Record = TypeVar("Record", RunRecord, SweepRecord, AttemptRecord, SpecRecord, Heartbeat, StopRequest, OutcomeRecord)
 
 
 def dump(record: Any) -> bytes:

@@ -26,6 +26,10 @@ class Limits:
     pattern_says: str = ""  # the pattern in words, for errors
 
 
+class Later:
+    """As a type: a value that cannot be read yet, because what it is for is only known later. See a spec's `sweep:`."""
+
+
 def setting(
     default: Any = MISSING,
     *,

@@ -51,11 +51,34 @@ def sbatch(argv: list[str]) -> int:
         return 0
     with state() as now:
         job_id = str(len(now["jobs"]) + 1)
-        now["jobs"][job_id] = {"state": "PENDING", "options": options, "script": script, "arguments": arguments}
-        now["jobs"][job_id] |= {"restarts": 0, "nodes": [], "preempted": "None", "said": [], "codes": []}
-    start(job_id)
+        names = tasks(job_id, options.get("array", ""))
+        for name in names:
+            now["jobs"][name] = {"state": "PENDING", "options": options, "script": script, "arguments": arguments}
+            now["jobs"][name] |= {"restarts": 0, "nodes": [], "preempted": "None", "said": [], "codes": []}
+    for name in names:
+        start(name)
     print(job_id)
     return 0
+
+
+def tasks(job_id: str, array: str) -> list[str]:
+    """The names of a job, or of the tasks of an array such as 1-6%2."""
+    if not array:
+        return [job_id]
+    first, last = array.partition("%")[0].split("-")
+    return [f"{job_id}_{index}" for index in range(int(first), int(last) + 1)]
+
+
+def may_start(now: State, name: str) -> bool:
+    """Whether as many tasks of an array as may run at once leave room for one more."""
+    limit = now["jobs"][name]["options"].get("array", "").partition("%")[2]
+    siblings = [job for other, job in now["jobs"].items() if other.partition("_")[0] == name.partition("_")[0]]
+    return not limit or sum(job["state"] == "RUNNING" for job in siblings) < int(limit)
+
+
+def named(now: State, job_id: str) -> list[str]:
+    """The jobs that an id means: of an array without a task all of them."""
+    return [name for name in now["jobs"] if job_id in (name, name.partition("_")[0])]
 
 
 def start(job_id: str) -> None:
@@ -67,7 +90,7 @@ def start(job_id: str) -> None:
         }
         free = [node for node in NODES if node not in excluded]
         count = int(job["options"].get("nodes", "1").split("-")[0])
-        if now["hold"] or job["state"] != "PENDING" or len(free) < count:
+        if now["hold"] or job["state"] != "PENDING" or len(free) < count or not may_start(now, job_id):
             return
         job |= {"state": "RUNNING", "nodes": free[:count]}
     process = subprocess.Popen(
@@ -87,12 +110,15 @@ def _run(argv: list[str]) -> int:
         job = now["jobs"][argv[0]]
     names = ("PATH", "FAKE_SLURM", "HOME")
     environment = {name: os.environ[name] for name in names if name in os.environ} | {
-        "SLURM_JOB_ID": argv[0],
+        "SLURM_JOB_ID": raw_id(argv[0]),
         "SLURM_JOB_NODELIST": ",".join(job["nodes"]),
         "SLURM_JOB_NUM_NODES": str(len(job["nodes"])),
         "SLURM_RESTART_COUNT": str(job["restarts"]),
     }
-    output = Path(job["options"]["output"].replace("%%", "\0").replace("%j", argv[0]).replace("\0", "%"))
+    master, _, task = argv[0].partition("_")
+    if task:
+        environment |= {"SLURM_ARRAY_JOB_ID": master, "SLURM_ARRAY_TASK_ID": task}
+    output = output_of(job, argv[0])
     with output.open("ab") as out:
         process = subprocess.Popen(
             ["bash", job["script"], *job["arguments"]], env=environment, stdout=out, stderr=out, start_new_session=True
@@ -105,8 +131,23 @@ def _run(argv: list[str]) -> int:
         job["codes"].append(code)
         ends = {"RUNNING": "COMPLETED" if code == 0 else "FAILED", "REQUEUEING": "PENDING"}
         job["state"] = ends.get(job["state"], job["state"])
-    start(argv[0])
+        waiting = [name for name in named(now, master) if now["jobs"][name]["state"] == "PENDING"]
+    for name in dict.fromkeys([argv[0], *waiting]):
+        start(name)
     return 0
+
+
+def raw_id(name: str) -> str:
+    """The number that a task has beside its name: the first has that of the whole array, as the last has in Slurm."""
+    master, _, task = name.partition("_")
+    return str(int(master) + int(task) - 1) if task else master
+
+
+def output_of(job: State, name: str) -> Path:
+    """The file that --output names for a job."""
+    master, _, task = name.partition("_")
+    values = {"%": "%", "j": raw_id(name), "A": master, "a": task, "3a": f"{int(task or 0):03d}"}
+    return Path(re.sub(r"%(3a|[%jAa])", lambda place: values[place[1]], job["options"]["output"]))
 
 
 def end(job_id: str, as_state: str, because: str = "") -> None:
@@ -120,7 +161,7 @@ def end(job_id: str, as_state: str, because: str = "") -> None:
             return
         job["state"] = as_state
         job["restarts"] += as_state == "REQUEUEING"
-        output = Path(job["options"]["output"].replace("%%", "%").replace("%j", job_id))
+        output = output_of(job, job_id)
     due = f" DUE TO {because}" if because else ""
     with output.open("a") as out:
         out.write(f"slurmstepd-n1: error: *** JOB {job_id} ON n1 CANCELLED AT 2026-11-21T10:25:52{due} ***\n")
@@ -134,7 +175,10 @@ def end(job_id: str, as_state: str, because: str = "") -> None:
 
 def scancel(argv: list[str]) -> int:
     for job_id in [one for one in argv if not one.startswith("-")]:
-        end(job_id, "CANCELLED")
+        with state() as now:
+            names = named(now, job_id)
+        for name in names:
+            end(name, "CANCELLED")
     return 0
 
 

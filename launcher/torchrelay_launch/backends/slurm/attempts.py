@@ -33,10 +33,17 @@ class Start:
     def from_environment(cls) -> "Start":
         """The start that this process belongs to. Raises: ConfigError outside a job; SchedulerError."""
         try:
-            job_id, nodes = os.environ["SLURM_JOB_ID"], os.environ["SLURM_JOB_NODELIST"]
+            job_id, nodes = _job_id(), os.environ["SLURM_JOB_NODELIST"]
         except KeyError as error:
             raise ConfigError(f"{error} is not set: this is started by a batch script, inside a Slurm job") from None
         return cls(job_id, int(os.environ.get("SLURM_RESTART_COUNT", "0")), client.hostnames(nodes))
+
+
+def _job_id() -> str:
+    """The job, by the name that Slurm's commands take for it alone: one task of an array has the id of the whole."""
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from torchrelay.contract.records import StopRequest
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.storage_options import to_environment
 from torchrelay_launch import code_snapshot
-from torchrelay_launch.backends.base import HIDDEN, Command, LastWords, RunRef, Submission
-from torchrelay_launch.backends.slurm import client, journal, partitions, script, shell_environment, watching
+from torchrelay_launch.backends.base import HIDDEN, Command, LastWords, RunRef, Submission, Together
+from torchrelay_launch.backends.slurm import array, client, journal, partitions, script, shell_environment, watching
 from torchrelay_launch.runs import open_for, request_stop
 from torchrelay_launch.runs.claims import user_at_host
 from torchrelay_launch.spec.models import JobSpec, Kubernetes
@@ -46,25 +46,39 @@ class SlurmBackend:
 
     def submit(self, submission: Submission, *, tethered: bool) -> "SlurmHandle":  # noqa: ARG002 - no tether
         """Copy the code, write script and environment, and hand the script to sbatch. Raises: TorchrelayError."""
-        job, run = submission.job, submission.run
+        self.check(submission.job)
+        note = prepare(submission)
+        path, argument = submission.submits[0].argv[-2:]
+        job_id = client.submit(path, argument)
+        storage = open_for(submission.job, submission.run.url)
+        journal.set_backend_id(storage, submission.run.attempt, job_id)
+        return SlurmHandle(storage, job_id, (note,))
+
+    def check(self, job: JobSpec) -> None:
+        """What can be known before anything is written. Raises: ConfigError, SchedulerError."""
         shell_environment.check_secrets(job.secrets)
         partitions.check(job)
-        ((path, text),) = submission.files.items()
+
+    def together(self, submissions: Sequence[Submission], sweep: RunRef, at_once: int | None) -> Together | None:
+        """The array job of a sweep; None where its runs ask Slurm for different things, or want no array."""
+        return array.together(submissions, sweep, at_once, job_folder)
+
+    def submit_together(self, submissions: Sequence[Submission], together: Together) -> tuple[str, ...]:
+        """Submit the array, each of whose tasks is a run. Returns notes. Raises: TorchrelayError."""
+        notes = dict.fromkeys(prepare(one) for one in submissions)
+        ((path, text),) = together.files.items()
         write_script(path, text)
-        note = _copy_code(job, run)
-        write_environment(job, run, path)
-        *_, argument = submission.submits[0].argv
-        job_id = client.submit(path, argument)
-        storage = open_for(job, run.url)
-        journal.set_backend_id(storage, run.attempt, job_id)
-        return SlurmHandle(storage, job_id, (note,))
+        job_id = client.submit(path)
+        for number, one in enumerate(submissions, 1):
+            journal.set_backend_id(open_for(one.job, one.run.url), one.run.attempt, f"{job_id}_{number}")
+        return (*notes, f"array job {job_id}, a task for each of {len(submissions)} runs")
 
     def rehearse(self, submission: Submission) -> list[str]:
         """Ask Slurm whether it would take the script. Returns where it would run. Raises: TorchrelayError."""
         shell_environment.check_secrets(submission.job.secrets)
         partitions.check(submission.job)
         (text,) = submission.files.values()
-        return [f"job {submission.job.name}, {client.rehearse(text)}"]
+        return [f"would be created: job {submission.job.name}, {client.rehearse(text)}"]
 
     def status(self, storage: Storage, attempt: int) -> RunState | None:
         """What Slurm says of the attempt's job; None if it knows nothing of it."""
@@ -160,14 +174,27 @@ def job_folder(run: RunRef) -> str:
     return f"{run.url}/slurm"
 
 
+def prepare(submission: Submission) -> str:
+    """Write what the attempt's job reads when it begins: script, code, environment. Returns a note about the code."""
+    job, run = submission.job, submission.run
+    ((path, text),) = submission.files.items()
+    write_script(path, text)
+    note = _copy_code(job, run)
+    write_environment(job, run, path)
+    return note
+
+
 def _copy_code(job: JobSpec, run: RunRef) -> str:
     """Make the folder that the job runs in, and note it with the attempt before the job can begin."""
     folder = script.code_folder(job, run)
     if folder == run.workdir:
         return "the code is not copied: code is live"
-    taken = code_snapshot.take(Path(run.workdir), Path(folder))
+    if run.sweep:
+        note = code_snapshot.share(Path(run.workdir), Path(run.sweep) / "code", Path(folder))
+    else:
+        note = str(code_snapshot.take(Path(run.workdir), Path(folder)))
     journal.set_workdir(open_for(job, run.url), run.attempt, folder, run.workdir)
-    return str(taken)
+    return note
 
 
 def write_environment(job: JobSpec, run: RunRef, path: str, more: Mapping[str, str] | None = None) -> None:

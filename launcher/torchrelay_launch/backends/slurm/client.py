@@ -177,5 +177,7 @@ _REFUSED = (
     (r"node count|nodes? (?:requested|configuration)|more processors|cpu count|memory",
      "resources: no set of nodes there can ever hold this job; `sinfo -o '%P %D %c %m'` lists what there is"),
     (r"unrecognized option|invalid directive|unknown option", "slurm.extra: sbatch does not know one of these options"),
+    (r"job array", "sweep: this cluster takes only smaller arrays (`scontrol show config | grep MaxArraySize`); "
+     "try --set slurm.array=false"),
     (r"dependency", "slurm.dependency: not understood; write it as in afterok:1234"),
 )  # fmt: skip

@@ -20,7 +20,7 @@ Option = tuple[str, str | None]  # long name without dashes, and value; None for
 
 # Options of `extra:` that have a place of their own in the spec, and which.
 ELSEWHERE = {
-    "array": "`sweep`, or submit the job several times",
+    "array": "`sweep`",
     "chdir": "nothing: the job runs where it was submitted",
     "cpus-per-task": "`resources.cpus_per_proc`",
     "error": "nothing: the job's output is kept with the run",

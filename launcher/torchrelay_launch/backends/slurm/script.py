@@ -28,7 +28,7 @@ def render_look(job: JobSpec, run: RunRef, folder: str) -> str:
     """The script with which `torchrelay doctor` looks at the nodes that a job would get. Raises: ConfigError."""
     srun = [one for one in options.srun_options(job) if one[0] != "output"] + [("label", None)]
     program = {"program": shlex.quote(job.script or ""), "gpus": str(job.resources.gpus_per_node)}
-    return fill(_shipped(LOOK_TEMPLATE), _values(job, run, folder, srun) | program)
+    return fill(shipped(LOOK_TEMPLATE), _values(job, run, folder, srun) | program)
 
 
 def _values(job: JobSpec, run: RunRef, folder: str, srun: list[options.Option]) -> dict[str, str]:
@@ -88,19 +88,20 @@ def _value(values: dict[str, str], indent: str, place: re.Match[str]) -> str:
     return values[name].replace("\n", f"\n{indent}") if name == "setup" else values[name]
 
 
+def shipped(name: str) -> str:
+    """A template that travels with the launcher."""
+    from torchrelay_launch.shipped import shipped_file
+
+    return shipped_file(f"slurm/{name}").read_text()
+
+
 def _template(path: str | None) -> str:
     if path is None:
-        return _shipped(TEMPLATE)
+        return shipped(TEMPLATE)
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"slurm.template: cannot read {path}: {error}") from error
-
-
-def _shipped(name: str) -> str:
-    from torchrelay_launch.shipped import shipped_file
-
-    return shipped_file(f"slurm/{name}").read_text()
 
 
 def _shell_word(option: options.Option) -> str:
