@@ -7,6 +7,7 @@ for which training stands still, is not counted here.
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -53,7 +54,7 @@ def main() -> None:
     world = join(Wanted("gloo", 0))
     elements = MEGABYTES * 1_000_000 // 4 // TENSORS
     state = {"model": {f"t{n:02d}": torch.rand(elements) for n in range(TENSORS)}}
-    own = CheckpointManager(LocalStorage(FOLDER), Writer(1), world, Checkpoint(keep_last=1), {})
+    own = CheckpointManager(LocalStorage(Path(FOLDER)), Writer(1), world, Checkpoint(keep_last=1), {})
     own.save(0, state, {}, {})
     steps = Steps(world)
     ratios = [cycle(steps, own, number, state) for number in range(1, CYCLES + 1)]

@@ -68,7 +68,20 @@ def _load(name: str, value: Stateful, state: Any, where: str) -> None:
         fits.check_fits(fits.tensor_shapes({name: state}), fits.tensor_shapes({name: value.state_dict()}), where)
     try:
         value.load_state_dict(state)
+        if isinstance(value, torch.optim.Optimizer):
+            _own(value)
     except TorchrelayError:
         raise
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointMismatchError(f"{where}: the state of `{name}` does not fit: {error}") from error
+
+
+def _own(optimizer: torch.optim.Optimizer) -> None:
+    """Copy what an optimizer on the host took over as it is from memory that the ranks share.
+
+    Otherwise the whole checkpoint would stay in memory for as long as it trains.
+    """
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.is_cpu and not value.untyped_storage().resizable():
+                state[key] = value.clone()

@@ -1,11 +1,13 @@
 """Saving and restoring by a rank that is alone: what is damaged, full, superseded, interrupted or too many."""
 
+import gc
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -413,3 +415,17 @@ def test_restored_is_usable_without_the_files(tmp_path: Path) -> None:
     LocalStorage(tmp_path).delete(folder)
     found.shared["model"]["w"].add_(1)
     assert found.shared["model"]["w"][0, 0] == 1
+
+
+def test_what_was_restored_goes_with_its_last_reference(tmp_path: Path) -> None:
+    """Were a state in a ring of references, its memory would stay until Python looks for rings."""
+    save(tmp_path, 1)
+    gc.disable()
+    try:
+        found = manager(tmp_path, Writer(2)).restore()
+        assert found is not None
+        tensor = weakref.ref(found.shared["model"]["w"])
+        del found
+        assert tensor() is None
+    finally:
+        gc.enable()

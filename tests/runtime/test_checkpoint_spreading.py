@@ -51,7 +51,7 @@ def test_each_file_is_read_by_one_rank_and_everyone_has_all(
     assert manifest.verify(storage, newest.folder) == []
     ends = gang(tmp_path, restored_by, how)
     assert [one["step"] for one in ends] == [2] * restored_by
-    assert [one["window"] for one in ends] == [how == "restore"] * restored_by
+    assert [one["lent"] for one in ends] == [how == "restore"] * restored_by
     assert [one["private"] for one in ends] == [rank < saved_by for rank in range(restored_by)]
     read = Counter(name for one in ends for name in one["files"])
     files = manifest.read_manifest(storage, newest.folder).files

@@ -7,9 +7,7 @@ from typing import Any, BinaryIO
 import torch
 import xxhash
 
-from torchrelay.checkpoint import memory
-from torchrelay.checkpoint.dtypes import dtype_of
-from torchrelay.checkpoint.filling import piece_targets
+from torchrelay.checkpoint.dtypes import dtype_of, writable_bytes
 from torchrelay.contract import strict_json
 from torchrelay.contract.errors import CheckpointError
 from torchrelay.contract.manifest import (
@@ -28,7 +26,7 @@ _RANK_FILE = re.compile(r"rank-(\d{5,9})\.")
 
 def empty_tensors(manifest: Manifest, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
     """Memory for the wanted tensors, on the host. Raises: CheckpointError when there is not enough of it."""
-    return {name: _empty(manifest, name) for name in manifest.tensors if wanted(name)}
+    return {name: empty_tensor(manifest, name) for name in manifest.tensors if wanted(name)}
 
 
 def place(manifest: Manifest, name: str) -> int:
@@ -47,11 +45,12 @@ def read_json(storage: Storage, folder: str, manifest: Manifest, name: str) -> A
     return strict_json.parse(data, path)
 
 
-def _empty(manifest: Manifest, name: str) -> torch.Tensor:
+def empty_tensor(manifest: Manifest, name: str) -> torch.Tensor:
+    """Memory for one tensor, on the host. Raises: CheckpointError when there is not enough of it."""
     entry = manifest.tensors[name]
     try:
-        return memory.empty(entry.shape, dtype_of(entry.dtype))
-    except MemoryError as error:
+        return torch.empty(entry.shape, dtype=dtype_of(entry.dtype))
+    except (RuntimeError, MemoryError) as error:
         raise CheckpointError(f"no memory for {name[:80]!r}, {entry.dtype} {list(entry.shape)}: {error}") from None
 
 
@@ -61,7 +60,7 @@ def read_file(storage: Storage, folder: str, name: str, manifest: Manifest, tens
     Raises: CheckpointError for a damaged file, StorageError for one that cannot be read.
     """
     path, entry = f"{folder}/{name}", manifest.files[name]
-    targets = piece_targets(manifest, name, tensors)
+    targets = _targets(manifest, name, tensors)
     hasher = xxhash.xxh3_128()
     with reading(path), storage.open(path) as file:
         head, slots = read_header(file, entry.size, path)
@@ -73,6 +72,17 @@ def read_file(storage: Storage, folder: str, name: str, manifest: Manifest, tens
         if file.read(1):
             raise CheckpointError(f"{path} is longer than the {entry.size} bytes expected")
     check_hash(path, hasher.hexdigest(), entry)
+
+
+def _targets(manifest: Manifest, file: str, tensors: dict[str, torch.Tensor]) -> dict[str, memoryview]:
+    """Where the bytes of each key of a file belong."""
+    targets = {}
+    for name, tensor in tensors.items():
+        pieces = [piece for piece in manifest.tensors[name].pieces if piece.file == file]
+        if pieces:
+            memory, itemsize = writable_bytes(tensor), tensor.element_size()
+            targets.update({p.key: memory[p.start * itemsize : p.stop * itemsize] for p in pieces})
+    return targets
 
 
 def _fill(file: BinaryIO, target: memoryview | None, size: int, hasher: Any, path: str) -> None:

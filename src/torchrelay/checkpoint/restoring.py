@@ -1,7 +1,8 @@
 """Restoring: the newest checkpoint that is whole, each byte of which is read from storage by one rank only.
 
-Every rank reads and verifies its share of the files; then the ranks agree whether all are whole, and spread what they
-have read over the process group. Without a group (threads of a test, a rank alone) every rank reads all.
+Every rank reads and verifies its share of the files; then the ranks agree whether all are whole. On one machine they
+all map what each has read; otherwise they spread it over the process group. Without a group (threads of a test, a rank
+alone) every rank reads all.
 """
 
 import contextlib
@@ -17,23 +18,20 @@ import torch
 
 from torchrelay.checkpoint import reader
 from torchrelay.checkpoint.exchange import Exchange, World
+from torchrelay.checkpoint.one_machine import Holding, Source
 from torchrelay.checkpoint.spreading import Spreading
 from torchrelay.checkpoint.state import decode
-from torchrelay.checkpoint.together import Source, read_together
-from torchrelay.checkpoint.window import Window
 from torchrelay.contract import manifest_format, strict_json
 from torchrelay.contract.errors import CheckpointError, StorageError
 from torchrelay.contract.layout import STATE, Writer
 from torchrelay.contract.manifest import DAMAGED, Manifest, check_size, committed, owner, rank_file, read_manifest
 from torchrelay.contract.settings import Json
-from torchrelay.contract.storage import Storage, on_object_storage
+from torchrelay.contract.storage import Storage
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 logger = logging.getLogger(__name__)
-_SLOT_BYTES = 8 << 20  # read in one go into memory that all ranks of a machine see
-_SLOT_BYTES_FAR = 64 << 20  # where one read becomes several requests at once
 
 
 @dataclass(frozen=True)
@@ -81,10 +79,11 @@ class Restoring:
 
     def _load(self, loading: "_Loading") -> Restored | str:
         """The checkpoint, or what is wrong with it, on all ranks alike."""
-        for work in loading.steps():
-            problem = self._exchange.agree(partial(_problem, work), lambda seen: next(filter(None, seen), None))
-            if problem is not None:
-                return str(problem)
+        with loading:
+            for work in loading.steps():
+                problem = self._exchange.agree(partial(_problem, work), lambda seen: next(filter(None, seen), None))
+                if problem is not None:
+                    return str(problem)
         assert loading.restored is not None
         return loading.restored
 
@@ -114,11 +113,13 @@ def _problem(work: Callable[[], None]) -> str | None:
     return None
 
 
-class _Loading:
-    """One rank's part in loading one checkpoint."""
+class _Loading(contextlib.ExitStack):
+    """One rank's part in loading one checkpoint. What it lends to the others is closed at the end."""
 
     def __init__(self, storage: Storage, folder: str, world: World, spreading: Spreading | None) -> None:
+        super().__init__()
         self._storage, self._folder, self._world, self._spreading = storage, folder, world, spreading
+        self._holding: Holding | None = None
         self._manifest: Manifest | None = None
         self._tensors: dict[str, torch.Tensor] = {}
         self._json: dict[str, Any] = {}
@@ -138,7 +139,12 @@ class _Loading:
             data = manifest_format.dump(self._manifest) if self._manifest is not None else None
             spread = self._spreading.bytes(data, 0)
             self._manifest = self._manifest or manifest_format.parse(spread, f"{self._folder}/manifest.json")
-            self._spreading.look_around(_SLOT_BYTES_FAR if on_object_storage(self._storage) else _SLOT_BYTES)
+            if self._spreading.one_machine():
+                source = Source(
+                    self._storage, self._folder, self._known, self._reader, self._world.rank, self._world.world_size
+                )
+                self._holding = Holding(source)
+                self.callback(self._holding.close)
         for name in self._known.files:
             if self._reads(name):
                 check_size(self._storage, f"{self._folder}/{name}", self._known.files[name])
@@ -146,26 +152,26 @@ class _Loading:
     def _read(self) -> None:
         manifest = self._known
         mine = [name for name in sorted(manifest.files) if self._reads(name)]
-        if self._window is not None:
-            source = Source(self._storage, self._folder, manifest, self._reader)
-            ranks = self._world.rank, self._world.world_size
-            self._tensors = read_together(
-                source, self._window, ranks, lambda: reader.empty_tensors(manifest, self._wants)
-            )
+        if self._holding is not None:
+            self._holding.read()
         else:
-            self._tensors = reader.empty_tensors(manifest, lambda name: self._wants(name) or self._passes_on(name))
-            for name in mine:
-                if name.endswith(".safetensors"):
-                    reader.read_file(self._storage, self._folder, name, manifest, self._tensors)
+            self._read_tensors([name for name in mine if name.endswith(".safetensors")])
         for name in mine:
             if name.endswith(".json"):
                 self._json[name] = reader.read_json(self._storage, self._folder, manifest, name)
+
+    def _read_tensors(self, files: list[str]) -> None:
+        self._tensors = reader.empty_tensors(self._known, lambda name: self._wants(name) or self._passes_on(name))
+        for name in files:
+            reader.read_file(self._storage, self._folder, name, self._known, self._tensors)
 
     def _decode(self) -> None:
         """Spread what has been read, now that all of it is known to be whole, and put the state together."""
         manifest, rank = self._known, self._world.rank
         if self._spreading is not None:
-            if self._window is None:
+            if self._holding is not None:
+                self._tensors = self._holding.tensors(self._wants, self._spreading.group)
+            else:
                 self._spreading.tensors(manifest, self._tensors, self._reader)
             mine = strict_json.canonical(self._json[STATE]) if STATE in self._json else None
             self._json[STATE] = strict_json.parse(self._spreading.bytes(mine, self._reader(STATE)), STATE)
@@ -178,11 +184,7 @@ class _Loading:
         about, metrics = dict(manifest.about), dict(manifest.metrics)
         size, samples = manifest.world_size, manifest.samples
         self.restored = Restored(manifest.step, self._folder, shared, private, size, metrics, samples, about)
-        self._tensors, self._json = {}, {}
-
-    @property
-    def _window(self) -> Window | None:
-        return self._spreading.window if self._spreading is not None else None
+        self._tensors, self._json, self._holding = {}, {}, None  # nothing but the result keeps memory
 
     @property
     def _known(self) -> Manifest:

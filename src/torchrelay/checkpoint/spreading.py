@@ -12,7 +12,7 @@ from itertools import zip_longest
 import torch
 import torch.distributed as dist
 
-from torchrelay.checkpoint.window import Window, open_window
+from torchrelay.checkpoint.lending import can_lend
 from torchrelay.contract.manifest import Manifest, owner
 from torchrelay.contract.safetensors_file import DTYPES
 
@@ -37,26 +37,25 @@ class Spreading:
     """Broadcasts over a gloo group of all ranks. Every method is collective."""
 
     def __init__(self, group: dist.ProcessGroup, rank: int, world_size: int) -> None:
-        self._group, self._rank, self._world_size = group, rank, world_size
-        self._looked = False
-        self.window: Window | None = None
+        self.group, self._rank, self._world_size = group, rank, world_size
+        self._one_machine: bool | None = None
 
-    def look_around(self, slot_bytes: int) -> None:
-        """Have a `window` from here on, if all ranks are on one machine."""
-        if not self._looked and self._world_size > 1:
-            self.window = open_window(self._group, self._rank, self._world_size, slot_bytes)
-        self._looked = True
+    def one_machine(self) -> bool:
+        """Whether all ranks can share memory, so that nothing needs to be sent."""
+        if self._one_machine is None:
+            self._one_machine = self._world_size > 1 and can_lend(self.group, self._world_size)
+        return self._one_machine
 
     def bytes(self, data: bytes | None, root: int) -> bytes:
         """The bytes that `root` has, on every rank."""
         mine = self._rank == root
         assert not mine or data is not None
         size = torch.tensor([len(data or b"")], dtype=torch.int64)
-        dist.broadcast(size, root, group=self._group)
+        dist.broadcast(size, root, group=self.group)
         sent = torch.empty(int(size), dtype=torch.uint8)
         if mine and data:
             sent.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-        dist.broadcast(sent, root, group=self._group)
+        dist.broadcast(sent, root, group=self.group)
         return sent.numpy().tobytes()
 
     def tensors(self, manifest: Manifest, tensors: Mapping[str, torch.Tensor], reader: Callable[[str], int]) -> None:
@@ -65,7 +64,7 @@ class Spreading:
         for load in _loads(manifest, reader, self._world_size):
             if len(under_way) == _AT_ONCE:
                 under_way.popleft().finish()
-            under_way.append(_Sending(load, tensors, self._group, self._rank))
+            under_way.append(_Sending(load, tensors, self.group, self._rank))
         for sending in under_way:
             sending.finish()
 

@@ -156,15 +156,6 @@ def unsavable(tensor: torch.Tensor) -> str | None:
 class _Decoder:
     def __init__(self, tensors: Mapping[str, torch.Tensor], where: str) -> None:
         self._tensors, self._where = tensors, where
-        self._tags: dict[str, Callable[[dict[str, Any], int], Any]] = {
-            "tensor": self._tensor,
-            "tuple": lambda value, depth: tuple(self._list(value["items"], depth)),
-            "dict": self._dict,
-            "counter": self._counter,
-            "state_dict": self._state_dict,
-            "int": lambda value, _: int(self._text(value["hex"]), 16),
-            "float": lambda value, _: _FLOATS[self._text(value["value"])],
-        }
 
     def value(self, value: Json, depth: int) -> Any:
         if depth > 3 * _DEEPEST + 3:
@@ -176,10 +167,10 @@ class _Decoder:
         if TAG not in value:
             return {key: self.value(item, depth + 1) for key, item in value.items()}
         tag = value[TAG]
-        if not isinstance(tag, str) or tag not in self._tags:
+        if not isinstance(tag, str) or tag not in _TAGS:
             raise CheckpointError(f"{self._where}: unknown kind of value {str(tag)[:40]!r}")
         try:
-            return self._tags[tag](value, depth + 1)
+            return _TAGS[tag](self, value, depth + 1)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self._where}: a bad {tag}: {type(error).__name__}: {str(error)[:100]}") from None
 
@@ -215,6 +206,19 @@ class _Decoder:
         if not isinstance(value, str):
             raise CheckpointError(f"{self._where}: expected a text")
         return value
+
+
+# Functions of the decoder rather than its bound methods: those would refer to it in a ring, and keep all tensors alive
+# until Python happens to look for rings.
+_TAGS: dict[str, Callable[[_Decoder, dict[str, Any], int], Any]] = {
+    "tensor": _Decoder._tensor,
+    "tuple": lambda self, value, depth: tuple(self._list(value["items"], depth)),
+    "dict": _Decoder._dict,
+    "counter": _Decoder._counter,
+    "state_dict": _Decoder._state_dict,
+    "int": lambda self, value, _: int(self._text(value["hex"]), 16),
+    "float": lambda self, value, _: _FLOATS[self._text(value["value"])],
+}
 
 
 def _name_part(key: Any) -> str:

@@ -17,7 +17,7 @@ from torchrelay.contract.layout import Writer
 from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.training import Checkpoint
 
-windows: list[Any] = []
+lent: list[Any] = []
 ROOT, RANK, SIZE, PORT = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 
 
@@ -65,10 +65,10 @@ if sys.argv[5] == "save":
         own.begin(step, shared(), {"rank": RANK, "rng": torch.full((RANK + 1,), RANK)}, {}).result()
 else:
     if sys.argv[5] == "restore-apart":  # as ranks on two machines do
-        spreading.open_window = lambda *_: None
+        spreading.can_lend = lambda *_: False
     else:
-        seen = spreading.open_window
-        spreading.open_window = lambda *args: windows.append(seen(*args)) or windows[-1]
+        seen = spreading.can_lend
+        spreading.can_lend = lambda *args: lent.append(seen(*args)) or lent[-1]
     own = CheckpointManager(Counting(ROOT), Writer(9), peer, Checkpoint(), {})
     try:
         found = own.restore()
@@ -81,9 +81,5 @@ else:
             assert found.private["rank"] == RANK
             assert torch.equal(found.private["rng"], torch.full((RANK + 1,), RANK))
         data = [name.rpartition("/")[2] for name in Counting.files if name.startswith(found.folder)]
-        print(
-            json.dumps(
-                {"step": found.step, "private": found.private is not None, "files": data, "window": any(windows)}
-            )
-        )
+        print(json.dumps({"step": found.step, "private": found.private is not None, "files": data, "lent": any(lent)}))
 dist.destroy_process_group()
