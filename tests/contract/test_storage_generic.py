@@ -67,7 +67,9 @@ class Azure(Flaky):
 @pytest.fixture
 def azure(monkeypatch):
     monkeypatch.setattr("torchrelay.contract.object_connection.driver", lambda _protocol: Azure)
-    monkeypatch.setattr("torchrelay.contract.object_writing._azure_settings", lambda token: f"x; torchrelay-put={token}")
+    monkeypatch.setattr(
+        "torchrelay.contract.object_writing._azure_settings", lambda token: f"x; torchrelay-put={token}"
+    )
     Flaky.store.clear()
     Flaky.losses = Flaky.cuts = 0
     return open_storage("az://runs", {"retry_s": 2})

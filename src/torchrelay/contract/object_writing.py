@@ -1,8 +1,8 @@
 """Putting whole objects: at once or in parallel parts, and exclusively where the storage can.
 
 Objects never go through an open stream, which publishes what it has when it fails. An exclusive put whose answer is
-lost is sent again, by torchrelay, by the driver or by aiohttp, and then finds the name taken, by itself: so every put on
-S3, Google Cloud and Azure carries a token, and a taken name with our token on it is our success. Elsewhere the content
+lost is sent again, by torchrelay, the driver or aiohttp, and then finds the name taken, by itself: so every put on S3,
+Google Cloud and Azure carries a token, and a taken name with our token on it is our success. Elsewhere the content
 decides, and only after a retry of torchrelay's.
 """
 
@@ -114,7 +114,7 @@ def cut(views: Views, part_bytes: int) -> Iterator[Views]:
 
 
 def _azure_settings(token: str) -> Any:
-    """adlfs has metadata of its own and takes no other, so the token is a parameter of the content's type."""
+    """The driver has metadata of its own and takes no other, so the token is a parameter of the content's type."""
     from azure.storage.blob import ContentSettings
 
     return ContentSettings(content_type=f"application/octet-stream; {_TOKEN}={token}")
