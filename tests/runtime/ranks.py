@@ -13,7 +13,7 @@ from torchrelay.contract import environment, layout, records, reports
 from torchrelay.contract.exit_codes import Outcome
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.records import AttemptRecord, OutcomeRecord, RunRecord, SpecRecord
-from torchrelay.contract.storage import LocalStorage
+from torchrelay.contract.storage import Storage, open_storage
 
 PROGRAM = Path(__file__).with_name("programs") / "small_training.py"
 LIMIT_S = 90.0
@@ -77,8 +77,8 @@ class Supervised:
     reports_folder: Path = Path()
 
     @property
-    def storage(self) -> LocalStorage:
-        return LocalStorage(Path(self.url))
+    def storage(self) -> Storage:
+        return open_storage(self.url)
 
     def environment(self) -> dict[str, str]:
         self.reports_folder.mkdir(parents=True, exist_ok=True)
@@ -115,9 +115,9 @@ class Supervised:
         return Writer(self.attempt, self.restart)
 
 
-def new_run(folder: Path, every: str = "1000 steps", **more: object) -> Supervised:
-    """A run whose spec says when to save."""
-    run = Supervised(str(folder / "run"), reports_folder=folder / "reports-1-0")
+def new_run(folder: Path, every: str = "1000 steps", url: str | None = None, **more: object) -> Supervised:
+    """A run whose spec says when to save; by default its home is in the folder too."""
+    run = Supervised(url or str(folder / "run"), reports_folder=folder / "reports-1-0")
     run.storage.create(layout.RUN_RECORD, records.dump(RunRecord("run", "small", time.time(), "0")))
     run.claim({"name": "small", "checkpoint": {"every": every, **more}, "resources": {"gpus_per_node": 0}})
     return run

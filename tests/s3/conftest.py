@@ -12,6 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for faulty_proxy, which lies beside the tests
+sys.path.append(str(HERE.parent / "runtime"))  # for ranks
 SETTINGS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",

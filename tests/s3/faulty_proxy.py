@@ -126,7 +126,8 @@ class FaultyProxy:
         for name, value in headers.items():
             if name.lower() not in left_out:
                 handler.send_header(name, value)
-        length = headers.get("Content-Length", str(len(data))) if handler.command == "HEAD" else str(len(data))
+        told = {name.lower(): value for name, value in headers.items()}.get("content-length", "0")
+        length = told if handler.command == "HEAD" else str(len(data))
         handler.send_header("Content-Length", length)
         handler.end_headers()
         if handler.command != "HEAD":

@@ -209,8 +209,10 @@ class CheckpointManager:
     def _check_fencing(self) -> None:
         newest = records.newest_writer(self._storage)
         if newest is not None and newest > self._writer:
+            own = self._writer
             raise SupersededError(
-                f"{self._writer} must not save any more: {newest} owns the run at {self._storage.url}"
+                f"attempt {own.attempt} (restart {own.restart}) must not save any more: attempt {newest.attempt} "
+                f"(restart {newest.restart}) owns the run at {self._storage.url}"
             )
 
     def _create_manifest(self, path: str, data: bytes) -> None:

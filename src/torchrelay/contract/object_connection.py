@@ -71,6 +71,10 @@ class Connection:
         return self.protocol in ("s3", "s3a")
 
     @property
+    def is_azure(self) -> bool:
+        return self.protocol in ("az", "abfs", "abfss")
+
+    @property
     def exclusive(self) -> bool:
         """Whether the storage itself refuses to create what exists."""
         return self.protocol in EXCLUSIVE

@@ -1,8 +1,9 @@
 """Putting whole objects: at once or in parallel parts, and exclusively where the storage can.
 
 Objects never go through an open stream, which publishes what it has when it fails. An exclusive put whose answer is
-lost is sent again and then finds the name taken, by itself: so every put on S3 and Google Cloud carries a token in its
-metadata, and a taken name with our token on it is our success. Elsewhere the content decides, and only after a retry.
+lost is sent again, by torchrelay, the driver or aiohttp, and then finds the name taken, by itself: so every put on S3,
+Google Cloud and Azure carries a token, and a taken name with our token on it is our success. Elsewhere the content
+decides, and only after a retry of torchrelay's.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torchrelay.contract.errors import StorageError
-from torchrelay.contract.object_connection import EXTRAS, Connection, TakenError
+from torchrelay.contract.object_connection import Connection, TakenError
 from torchrelay.contract.object_parts import in_parallel
 
 _TOKEN = "torchrelay-put"  # noqa: S105 - the name of a metadata field
@@ -51,8 +52,8 @@ def _send(connection: Connection, key: str, views: Views, token: str, mode: str)
         named |= {"chunksize": size_bytes + 1, "Metadata": {_TOKEN: token}}  # one put, whatever the size
     elif connection.protocol in ("gs", "gcs"):
         named |= {"metadata": {_TOKEN: token}}
-    elif EXTRAS.get(connection.protocol) == "azure" and connection.exclusive:
-        named |= {"retry_total": 0}  # the driver's own retry would find the name taken by its own first try
+    elif connection.is_azure:
+        named |= {"content_settings": _azure_settings(token), "retry_total": 0}  # its own pauses are 15 s and more
     body = views[0].tobytes() if len(views) == 1 else b"".join(views)
     connection.call("write", key, "pipe_file", key, body, size_bytes=size_bytes, **named)
 
@@ -112,9 +113,16 @@ def cut(views: Views, part_bytes: int) -> Iterator[Views]:
         yield part
 
 
+def _azure_settings(token: str) -> Any:
+    """The driver has metadata of its own and takes no other, so the token is a parameter of the content's type."""
+    from azure.storage.blob import ContentSettings
+
+    return ContentSettings(content_type=f"application/octet-stream; {_TOKEN}={token}")
+
+
 def _is_ours(connection: Connection, key: str, token: str, views: Views, tries: int) -> bool:
     """Whether an object that stands in the way was put by this very call."""
-    if connection.is_s3 or connection.protocol in ("gs", "gcs"):
+    if connection.is_s3 or connection.is_azure or connection.protocol in ("gs", "gcs"):
         return _token_of(connection, key) == token
     if tries == 1:
         return False
@@ -124,11 +132,15 @@ def _is_ours(connection: Connection, key: str, token: str, views: Views, tries: 
 def _token_of(connection: Connection, key: str) -> str:
     """The token of the call that put an object; empty if it has none, or there is no such object."""
     try:
-        if not connection.is_s3:
-            found = connection.call("look at", key, "info", key).get("metadata")
-        else:
+        if connection.is_s3:
             bucket, name, _ = connection.fs.split_path(key)
             found = connection.call("look at", key, "call_s3", "head_object", Bucket=bucket, Key=name).get("Metadata")
+        else:
+            info = connection.call("look at", key, "info", key)
+            found = info.get("metadata")
+            if connection.is_azure:
+                kind = str((info.get("content_settings") or {}).get("content_type") or "")
+                found = {_TOKEN: kind.partition(f"{_TOKEN}=")[2]}
     except FileNotFoundError:
         return ""
     return str((found or {}).get(_TOKEN, ""))
