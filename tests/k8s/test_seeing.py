@@ -118,6 +118,13 @@ def test_a_volume_that_cannot_be_mounted(
     assert 'secret "ca" not found' in shown(started, capsys, "status")
 
 
+def test_who_follows_is_told_why_it_waits(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+    started = submit(job, tmp_path)
+    warn(cluster, name_of(started), "exceeded quota: gpus")
+    assert started.handle.poll() is None
+    assert "exceeded quota: gpus" in getattr(started.handle, "says", "")
+
+
 def test_no_right_to_see_events_costs_only_the_reason(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
     started = submit(job, tmp_path)
     cluster.forbidden.add(("list", "events"))
