@@ -252,6 +252,14 @@ def test_following_outlasts_an_api_that_is_away(
     assert seen.err.count("the cluster answers again") == 1
 
 
+def test_a_token_that_expires_meanwhile_is_no_verdict(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+    started = submit(job, tmp_path)
+    cluster.token = "another"
+    assert "log in to the cluster again" in run_status(started.storage).unreachable
+    cluster.token = None
+    assert run_status(started.storage).unreachable == ""
+
+
 def test_an_expired_list_is_asked_for_again(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
     """410 Gone is no verdict on the run."""
     started = submit(job, tmp_path)

@@ -34,6 +34,10 @@ class NotThereError(ConfigError):
     """The API knows no such object."""
 
 
+class LoginError(ConfigError):
+    """The API does not know who asks: a token that has expired, or was never good."""
+
+
 class ConflictError(ApiAwayError):
     """Somebody changed the object at the same time; to be tried again."""
 
@@ -44,7 +48,7 @@ def explained(status: int, body: object, method: str, path: str, namespace: str)
     said = _status(text)
     message = str(said.get("message") or text or "no message")
     if status == 401:
-        return ConfigError(
+        return LoginError(
             f"the Kubernetes API does not accept the credentials ({message}); log in to the cluster again"
         )
     if status == 403:
