@@ -106,6 +106,7 @@ class Following:
     view: View
     _acted_on: int = 0
     _nobody_looks: bool = False
+    _said: str = ""
 
     def until_end(self) -> int:
         """Show what happens, act on signals, and return the exit code of the attempt, or 130 if it was killed."""
@@ -118,10 +119,18 @@ class Following:
                 self._say(f"goes on as attempt {newest}")
                 news = _news(self.storage, newest)
             self._show(*news.take())
+            self._say_why_it_waits()
             self._act()
             self.interrupts.wait(LOOK_EVERY_S)
         self._show(*news.last())
         return INTERRUPTED if self._acted_on > 1 else code
+
+    def _say_why_it_waits(self) -> None:
+        """What a cluster says of a run that has not begun there, each time that it says something else."""
+        says = getattr(self.handle, "says", "")
+        if says and says != self._said:
+            self._say(says)
+        self._said = says or self._said
 
     def _act(self) -> None:
         """Once for every signal: stop, kill, and at the third give up waiting."""

@@ -57,6 +57,7 @@ class JobRunner:
     pods: dict[int, PodProcess] = field(default_factory=dict)
     ended: list[tuple[str, int]] = field(default_factory=list)  # (pod, exit code)
     failures: int = 0
+    unschedulable: set[int] = field(default_factory=set)  # pods that no node has room for
     _again_at: dict[int, float] = field(default_factory=dict)
     _done: set[int] = field(default_factory=set)
     _networks: list[str] = field(default_factory=list)
@@ -125,6 +126,8 @@ class JobRunner:
             self._finish(job, "Complete", "all pods completed")
             return
         for index in range(wanted):
+            if index in self.unschedulable:
+                continue
             if index not in self.pods and index not in self._done and self._again_at.get(index, 0) < time.monotonic():
                 self.pods[index] = self._start(job, index)
                 self._write_hosts()

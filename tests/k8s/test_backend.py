@@ -426,6 +426,18 @@ def test_errors_without_a_body_are_said() -> None:
     assert "teapot" in str(error)
 
 
+def test_an_api_group_that_is_not_there_is_no_object_that_is_not_there() -> None:
+    path = "/apis/jobset.x-k8s.io/v1alpha2/namespaces/x/jobsets"
+    error = client.explained(404, b"404 page not found\n", "POST", path, "x")
+    assert "JobSet is not installed there; use kubernetes.kind: job" in str(error)
+
+
+def test_a_policy_of_the_clusters_is_named() -> None:
+    message = "ValidatingAdmissionPolicy 'owners' with binding 'all' denied request: no owner label"
+    error = client.explained(422, json.dumps({"message": message}), "POST", "/apis/batch/v1/namespaces/x/jobs", "x")
+    assert str(error) == f"refused by the cluster's admission: {message}"
+
+
 def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     code = main(["doctor", "--on", "kubernetes", *words])
     return code, capsys.readouterr().out

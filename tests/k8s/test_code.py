@@ -33,6 +33,19 @@ def test_a_plain_folder_without_caches(tmp_path: Path) -> None:
     assert names(code.packed(tmp_path)) == ["train.py"]
 
 
+def test_links_become_what_they_lead_to(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "shared.py").write_text("print(3)")
+    (work / "train.py").symlink_to(tmp_path / "shared.py")
+    (work / "gone.py").symlink_to(tmp_path / "nothing")
+    storage = open_storage(str(tmp_path / "run"))
+    code.store(storage, "code/x.tar.gz", work)
+    code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
+    assert [path.name for path in (tmp_path / "pod").iterdir()] == ["train.py"]
+    assert (tmp_path / "pod" / "train.py").read_text() == "print(3)"
+
+
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code, "LARGEST_BYTES", 2)
     (tmp_path / "train.py").write_text("abc")

@@ -130,6 +130,16 @@ def test_a_resumed_run_on_another_backend_owns_the_run(run: Storage) -> None:
         generations.begin_next(run, 1, "j-a1")
 
 
+def test_a_pod_that_waits_is_believed_for_a_while(run: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not generations.waits(run, "j-a1", 1)
+    generations.say_waiting(run, "j-a1", 1)
+    assert generations.waits(run, "j-a1", 1)
+    assert not generations.waits(run, "j-a2", 1)
+    later = time.time() + 2 * generations.WAITS_S
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert not generations.waits(run, "j-a1", 1)
+
+
 def test_nodes_as_scaled(run: Storage) -> None:
     assert generations.wanted_nodes(run, 2) == 2
     run.replace(generations.NODES_FILE, b'{"nodes": 4}')

@@ -118,6 +118,13 @@ def test_a_volume_that_cannot_be_mounted(
     assert 'secret "ca" not found' in shown(started, capsys, "status")
 
 
+def test_who_follows_is_told_why_it_waits(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+    started = submit(job, tmp_path)
+    warn(cluster, name_of(started), "exceeded quota: gpus")
+    assert started.handle.poll() is None
+    assert "exceeded quota: gpus" in getattr(started.handle, "says", "")
+
+
 def test_no_right_to_see_events_costs_only_the_reason(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
     started = submit(job, tmp_path)
     cluster.forbidden.add(("list", "events"))
@@ -243,6 +250,14 @@ def test_following_outlasts_an_api_that_is_away(
     assert seen.out == "[node 0] written meanwhile\n"
     assert seen.err.count("could not GET") == 1
     assert seen.err.count("the cluster answers again") == 1
+
+
+def test_a_token_that_expires_meanwhile_is_no_verdict(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+    started = submit(job, tmp_path)
+    cluster.token = "another"
+    assert "log in to the cluster again" in run_status(started.storage).unreachable
+    cluster.token = None
+    assert run_status(started.storage).unreachable == ""
 
 
 def test_an_expired_list_is_asked_for_again(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:

@@ -95,6 +95,24 @@ def test_everything_that_was_logged_is_shown_and_the_exit_code_is_the_attempts(s
     assert view.lines == ["[node 0] one", "[node 1] two", "[node 0] no line end"]
 
 
+class WaitingHandle(FakeHandle):
+    """An attempt whose cluster says why it does not begin."""
+
+    def __init__(self, *says: str) -> None:
+        super().__init__(*(None for _ in says), 0)
+        self.says, self._next = "", list(says)
+
+    def poll(self) -> int | None:
+        self.says = self._next.pop(0) if self._next else ""
+        return super().poll()
+
+
+def test_why_an_attempt_waits_is_said_once(storage: LocalStorage) -> None:
+    view = Recorder()
+    assert follow(storage, WaitingHandle("no node", "no node", "", "no node", "no image"), view) == 0
+    assert view.said == ["no node", "no image"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_cleanly(storage: LocalStorage, number: signal.Signals) -> None:
     handle, sent = FakeHandle(None), []

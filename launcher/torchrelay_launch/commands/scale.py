@@ -41,5 +41,6 @@ def run(args: argparse.Namespace) -> int:
     if scale is None:
         raise ConfigError(f"a run on {status.backend} cannot be scaled while it runs; Kubernetes can")
     scale(storage, args.nodes)
-    note(f"{name_for_user(storage.url)} goes on with {args.nodes} node{'s' * (args.nodes > 1)}", quiet=args.quiet)
+    nodes = f"{args.nodes} node{'s' * (args.nodes > 1)}"
+    note(f"{name_for_user(storage.url)} goes on with {nodes} as soon as they are there", quiet=args.quiet)
     return 0

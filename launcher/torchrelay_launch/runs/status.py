@@ -291,7 +291,8 @@ def _error(last: AttemptStatus | None, run_id: str, steps: list[int]) -> str | N
     if last is None or last.state is not RunState.FAILED:
         return None
     if last.observed and last.observed.error:
-        return f"{last.failure.error}\n{last.observed.error}" if last.failure else last.observed.error
+        first = last.failure.error if last.failure and last.failure.error not in last.observed.error else ""
+        return f"{first}\n{last.observed.error}" if first else last.observed.error
     if last.failure:
         return last.failure.error
     if last.outcome and last.outcome.outcome is Outcome.SUPERSEDED:

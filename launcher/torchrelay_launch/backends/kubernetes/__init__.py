@@ -7,11 +7,16 @@ names.py       names and labels that the API takes
 merge.py       strategic merge patches
 reach.py       whether pods can reach the run's storage
 code.py        the code snapshot
-client.py      the official client, and what the API's complaints mean
+client.py      the API by the official client
+refusals.py    what the API's complaints mean
 creation.py    creating the objects, with all that can be refused
 states.py      Kubernetes' words, as tables
 watching.py    how an attempt stands, as Kubernetes sees it
+events.py      why pods are not made, or do not start
 pod_logs.py    what pods printed, for those whose supervisors could not write it down
+doctor.py      what `torchrelay doctor` looks at
+probing.py     its look from a pod
+probe.py       what runs in that pod
 pod.py         what runs in a pod
 participation.py  takes part in one attempt after the other
 generations.py which attempt the pods run, and claiming the next

@@ -116,6 +116,7 @@ class KubernetesHandle:
         self._storage, self.backend_id = storage, job
         self.notes = notes  # what whoever submitted should know
         self.attempt = records.attempt_numbers(storage)[-1]  # the newest, which whoever follows shows
+        self.says = ""  # why it waits there, which whoever follows says once
         self._looked = self._asked = 0.0
         self._code: int | None = None
 
@@ -151,6 +152,8 @@ class KubernetesHandle:
         from torchrelay_launch.backends.kubernetes import watching
 
         found = watching.observe(self._storage, newest)
+        waits = found is not None and (found.unreachable or found.state is RunState.PENDING)
+        self.says = found.says if found is not None and waits else ""
         if found is None or found.state is None or found.live:
             return None
         if found.state is RunState.COMPLETED:

@@ -1,4 +1,4 @@
-"""The API by the official client, and what its complaints mean. Bodies go in and come out as plain JSON objects."""
+"""The API by the official client. Bodies go in and come out as plain JSON objects."""
 
 import contextlib
 import json

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -59,13 +60,13 @@ def packed(folder: Path) -> bytes:
     size = sum((folder / name).stat().st_size for name in files)
     if size > LARGEST_BYTES:
         raise ConfigError(
-            f"code: {folder} holds {size >> 20} MiB, more than the {LARGEST_BYTES >> 20} MiB of a snapshot; submit "
-            "from the folder of the code, leave data out with .gitignore, or build the code into the image (code: live)"
+            f"code: {folder} holds more than the {LARGEST_BYTES >> 20} MiB of a snapshot; submit from the folder of "
+            "the code, leave data out with .gitignore, or build the code into the image (code: live)"
         )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for name in files:
-            archive.add(folder / name, name, recursive=False)
+            archive.add((folder / name).resolve(), name, recursive=False)  # what a link leads to may not be there
     return buffer.getvalue()
 
 
@@ -98,9 +99,13 @@ def _of_git(folder: Path) -> list[str] | None:
 
 
 def _all_files(folder: Path) -> list[str]:
-    found = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.is_file() and not _LEFT_OUT & set(name.parts):
-            found.append(str(name))
-    return found
+    """Everything but caches, as far as a snapshot goes: a home folder is not walked to its end to be refused."""
+    found, size = [], 0
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(set(folders) - _LEFT_OUT)
+        files = [path for path in (Path(root) / name for name in names) if path.is_file()]
+        found += [str(path.relative_to(folder)) for path in files]
+        size += sum(path.stat().st_size for path in files)
+        if size > LARGEST_BYTES:
+            break
+    return sorted(found)

@@ -2,6 +2,7 @@
 
     attempts/N/kubernetes.json   written by the first pod when it begins attempt N: where the others find it
     kubernetes-nodes.json        how many pods the run is to have, once `torchrelay scale` has changed it
+    kubernetes/JOB-N.waits       that pod N, which such a change has brought, is there, and when it last said so
 
 Pods start and end one by one, so none of them can be told the attempt's number in advance. The first pod claims it
 and says so in storage; the others wait there. So whoever can read the run's storage can join the run, and nobody else.
@@ -22,6 +23,7 @@ from torchrelay.contract.records import AttemptRecord, Failure, OutcomeRecord, S
 from torchrelay.contract.storage import Storage
 
 NODES_FILE = "kubernetes-nodes.json"
+WAITS_S = 60.0  # for how long a pod's word that it waits is believed
 STOPPED = 130  # 128 + SIGINT: a user stopped the run; podFailurePolicy fails the job for it, so no pod comes back
 _MISSING = re.compile(r"did not come within")  # as the coordinator puts it
 
@@ -162,6 +164,23 @@ def scaled_nodes(storage: Storage) -> int | None:
         return None
     except (ValueError, TypeError, KeyError) as error:
         raise StorageError(f"{storage.url}/{NODES_FILE} is damaged: {error}") from error
+
+
+def say_waiting(storage: Storage, job: str, node: int) -> None:
+    """Say that this pod could take part in a larger attempt."""
+    storage.replace(_waits_file(job, node), f"{time.time():.0f}\n".encode())
+
+
+def waits(storage: Storage, job: str, node: int) -> bool:
+    """Whether a pod said so lately. Raises: StorageError."""
+    try:
+        return time.time() - float(storage.read(_waits_file(job, node))) < WAITS_S
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _waits_file(job: str, node: int) -> str:
+    return f"kubernetes/{job}-{node}.waits"
 
 
 def _conclude_silent(storage: Storage, attempt: int, begun: Begin) -> OutcomeRecord:

@@ -23,6 +23,7 @@ from torchrelay_launch.backends.kubernetes.generations import Begin
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
 
 LOOK_S = 0.5
+SAY_S = 10.0  # how often a pod that waits says so
 OUTCOME_S = 40.0  # how long the first pod may take to notice that a node is gone, and to say so
 PORTS = 100
 REFUSALS = 3
@@ -58,6 +59,7 @@ class Pod:
     def __init__(self, options: PodOptions, storage: Storage, terminated: list[int]) -> None:
         self._options, self._storage, self._terminated = options, storage, terminated
         self._refusals = 0  # in a row, without a word from the first pod
+        self._said_waiting = -SAY_S
         self._left = 0  # the last attempt that this pod was part of and that has ended
         self._waiting_since = time.monotonic()
 
@@ -121,6 +123,7 @@ class Pod:
             code = self._follower_code(outcome, number)
             return code if code is not None else self._wait()
         if begin is None or self._options.node >= begin.nodes or number <= self._left:
+            self._say_waiting()
             return self._wait()
         say(f"joining attempt {number}, first pod {begin.pod} at {begin.address}")
         code = self._supervise(number, begin, _meeting_host(self._options.name, begin.address), lambda: False)
@@ -166,13 +169,19 @@ class Pod:
         self._sleep(LOOK_S)
         return None
 
+    def _say_waiting(self) -> None:
+        """So that the first pod of a run that was scaled up stops for a larger attempt only when all can take part."""
+        if time.monotonic() - self._said_waiting > SAY_S:
+            self._said_waiting = time.monotonic()
+            generations.say_waiting(self._storage, self._options.job, self._options.node)
+
     def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self._terminated and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
 
     def _rescaled(self, nodes: int) -> Callable[[], bool]:
-        """Whether the run is to have another number of nodes than this attempt; asks storage now and then."""
+        """Whether the run is to have fewer nodes, or more and they are there; asks storage now and then."""
         asked = [time.monotonic()]
 
         def look() -> bool:
@@ -180,7 +189,10 @@ class Pod:
                 return False
             asked[0] = time.monotonic()
             with contextlib.suppress(StorageError):
-                return generations.wanted_nodes(self._storage, nodes) != nodes
+                wanted = generations.wanted_nodes(self._storage, nodes)
+                others = range(nodes, wanted)
+                there = all(generations.waits(self._storage, self._options.job, node) for node in others)
+                return wanted != nodes and there
             return False
 
         return look

@@ -34,16 +34,21 @@ class NotThereError(ConfigError):
     """The API knows no such object."""
 
 
+class LoginError(ConfigError):
+    """The API does not know who asks: a token that has expired, or was never good."""
+
+
 class ConflictError(ApiAwayError):
     """Somebody changed the object at the same time; to be tried again."""
 
 
 def explained(status: int, body: object, method: str, path: str, namespace: str) -> TorchrelayError:
     """The API's refusal as an error that says what to do."""
-    said = _status(body)
-    message = str(said.get("message") or body or "no message")
+    text = body.decode(errors="replace").strip() if isinstance(body, bytes) else body
+    said = _status(text)
+    message = str(said.get("message") or text or "no message")
     if status == 401:
-        return ConfigError(
+        return LoginError(
             f"the Kubernetes API does not accept the credentials ({message}); log in to the cluster again"
         )
     if status == 403:
@@ -57,12 +62,20 @@ def explained(status: int, body: object, method: str, path: str, namespace: str)
     if status == 410:
         return ApiAwayError(f"the Kubernetes API has forgotten what it was asked about: {message}")
     if status == 429 or status >= 500:
-        if "admission webhook" in message or "failed calling webhook" in message:
+        if _denied(message):
             return ConfigError(f"refused by the cluster's admission: {message}")
         return ApiAwayError(f"the Kubernetes API could not {method} {path}: {status} {message}")
-    if "admission webhook" in message or "denied the request" in message:
+    if _denied(message):
         return ConfigError(f"refused by the cluster's admission: {message}")
     return ConfigError(f"the Kubernetes API refuses this: {message}")
+
+
+def _denied(message: str) -> bool:
+    """Whether a webhook or an admission policy of the cluster's refused, or could not be asked."""
+    return any(
+        words in message
+        for words in ("admission webhook", "failed calling webhook", "denied request", "denied the request")
+    )
 
 
 def _forbidden(message: str, namespace: str) -> str:
@@ -70,7 +83,7 @@ def _forbidden(message: str, namespace: str) -> str:
         return f"the quota of namespace {namespace} does not allow this: {message}"
     match = _FORBIDDEN.search(message)
     if match is None:
-        if "admission webhook" in message or "denied the request" in message:
+        if _denied(message):
             return f"refused by the cluster's admission: {message}"
         return f"the Kubernetes API forbids this: {message}"
     verb, resource, group, where = match.groups()

@@ -10,6 +10,7 @@ from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.kubernetes import events, generations, names
 from torchrelay_launch.backends.kubernetes.client import Api, ApiAwayError, Object, connect
 from torchrelay_launch.backends.kubernetes.creation import Whereabouts, read_whereabouts
+from torchrelay_launch.backends.kubernetes.refusals import LoginError
 from torchrelay_launch.backends.kubernetes.states import (
     CONDITIONS,
     DISRUPTIONS,
@@ -42,7 +43,7 @@ def observe(storage: Storage, attempt: int) -> Observed | None:
             return _gone(where, asked_to_stop=asked_to_stop, ended=outcome is not None)
         pods = pods_of(api, job)
         return observed(job, pods, begun=begun, waits=_waits(api, job, pods))
-    except ApiAwayError as error:
+    except (ApiAwayError, LoginError) as error:
         return Observed(None, str(error), unreachable=True)
     except ConfigError as error:
         return Observed(None, str(error))
