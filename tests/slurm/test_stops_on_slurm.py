@@ -65,11 +65,14 @@ def test_requeued_preempted_and_off_a_node_that_went_down(slurm: Cluster, slurm_
     assert steps == sorted(set(steps))  # each stop came with notice, so none lost a step
 
 
-def test_the_time_limit_is_hit_three_times(slurm_relay: Any, left_alone: Any) -> None:
-    """Slurm sends USR1 itself. It knows whole minutes, and looks every half a minute."""
+def test_the_time_limit_is_hit_three_times(slurm: Cluster, slurm_relay: Any, left_alone: Any) -> None:
+    """Slurm sends USR1 itself: an administrator shortens the limit, and it looks every half a minute."""
     relay = slurm_relay
     relay.pace(0.03)
-    relay.submit("paced.yaml", LONG, "resources.time_limit=1m", "restarts.grace=55s")
+    relay.submit("paced.yaml", LONG, "resources.time_limit=10m", "restarts.grace=50s")
+    for attempt in (1, 2, 3):
+        relay.wait_for_attempt(attempt)
+        slurm.run("scontrol", "update", f"JobId={relay.job_id()}", "TimeLimit=1")
     relay.wait_for_attempt(4)
     relay.pace(0.0)
     relay.wait_for_end()
