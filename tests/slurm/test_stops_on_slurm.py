@@ -69,10 +69,12 @@ def test_the_time_limit_is_hit_three_times(slurm: Cluster, slurm_relay: Any, lef
     """Slurm sends USR1 itself: an administrator shortens the limit, and it looks every half a minute."""
     relay = slurm_relay
     relay.pace(0.03)
-    relay.submit("paced.yaml", LONG, "resources.time_limit=10m", "restarts.grace=50s")
+    relay.submit("paced.yaml", LONG, "resources.time_limit=20m", "restarts.grace=100s")
     for attempt in (1, 2, 3):
         relay.wait_for_attempt(attempt)
-        slurm.run("scontrol", "update", f"JobId={relay.job_id()}", "TimeLimit=1")
+        job = relay.job_id()
+        limit = int(slurm.job(job)["RunTime"].split(":")[1]) + 2  # minutes: the notice is due, the end is not
+        slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
     relay.wait_for_attempt(4)
     relay.pace(0.0)
     relay.wait_for_end()
