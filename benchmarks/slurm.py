@@ -88,9 +88,7 @@ def _why_not_torchx() -> str:
     return ""
 
 
-def _to_first_step(
-    cluster: Cluster, argv: Sequence[str], marker: Path, limit_s: float = LIMIT_S
-) -> Callable[[], float]:
+def _to_first_step(cluster: Cluster, argv: Sequence[str], marker: Path, cwd: Path = PROGRAMS) -> Callable[[], float]:
     """A subject: seconds from the command to what the program notes as its first step. Raises: TimeoutError."""
 
     def run() -> float:
