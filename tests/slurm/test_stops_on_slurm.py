@@ -65,11 +65,17 @@ def test_requeued_preempted_and_off_a_node_that_went_down(slurm: Cluster, slurm_
     assert steps == sorted(set(steps))  # each stop came with notice, so none lost a step
 
 
-def test_the_time_limit_is_hit_three_times(slurm_relay: Any, left_alone: Any) -> None:
-    """Slurm sends USR1 itself. It knows whole minutes, and looks every half a minute."""
+@pytest.mark.timeout(600)
+def test_the_time_limit_is_hit_three_times(slurm: Cluster, slurm_relay: Any, left_alone: Any) -> None:
+    """Slurm sends USR1 itself: an administrator shortens the limit, and it looks every half a minute."""
     relay = slurm_relay
     relay.pace(0.03)
-    relay.submit("paced.yaml", LONG, "resources.time_limit=1m", "restarts.grace=55s")
+    relay.submit("paced.yaml", LONG, "resources.time_limit=20m", "restarts.grace=100s")
+    for attempt in (1, 2, 3):
+        relay.wait_for_attempt(attempt)
+        job = relay.job_id()
+        limit = int(slurm.job(job)["RunTime"].split(":")[1]) + 2  # minutes: the notice is due, the end is not
+        slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
     relay.wait_for_attempt(4)
     relay.pace(0.0)
     relay.wait_for_end()
