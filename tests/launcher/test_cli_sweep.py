@@ -229,6 +229,8 @@ def test_ls_as_json_and_among_other_runs(backend: Pretender, capsys: pytest.Capt
     assert cli.main(["ls"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.split("\n")]
     assert [f"{SWEEP}-001", "failed", "3", "-", "0s", "local", "seed=1"] in [[*row[:4], "0s", *row[5:]] for row in rows]
+    assert cli.main(["describe", f"{SWEEP}-002"]) == 0
+    assert re.search(rf"\nsweep +{SWEEP}, point 2: steps=100\n", capsys.readouterr().out)
     assert cli.main(["ls", "--json"]) == 0
     assert {one["sweep"] for one in json.loads(capsys.readouterr().out)} == {SWEEP}
 
