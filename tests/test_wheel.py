@@ -24,8 +24,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_validates_and_renders_from_any_folder(installed: Path, tmp_path: Path) -> None:
-    shutil.copy(ROOT / "jobs" / "digits.yaml", tmp_path)
-    for words in (["validate", "digits.yaml"], ["render", "digits.yaml"], ["--help"]):
+    for name in ("digits.yaml", "digits-sweep.yaml"):
+        shutil.copy(ROOT / "jobs" / name, tmp_path)
+    templates = ["render", "digits-sweep.yaml", "--on", "slurm"]
+    for words in (["validate", "digits.yaml"], ["render", "digits.yaml"], templates, ["--help"]):
         done = subprocess.run(
             [installed / "torchrelay", *words], cwd=tmp_path, capture_output=True, text=True, check=False
         )

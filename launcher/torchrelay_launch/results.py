@@ -1,5 +1,6 @@
 """What the runs of a sweep came to: how each stands, its validation metrics, and which is best."""
 
+import math
 from dataclasses import dataclass
 
 from torchrelay.contract import events
@@ -52,7 +53,9 @@ def _result(point: PointStatus, job: JobSpec) -> Result:
         return Result(point, {}, None)
     progress = Progress().take_all(events.read_all(open_storage(point.url)))
     training = {"loss": progress.metrics["loss"]} if "loss" in progress.metrics else {}
-    return Result(point, progress.evaluation or training, best_of(progress, job))
+    best = best_of(progress, job)
+    ranks = best is not None and math.isfinite(best.value)  # a run that diverged has no best
+    return Result(point, progress.evaluation or training, best if ranks else None)
 
 
 def _mode(job: JobSpec, metric: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torchrelay.contract import layout
 from torchrelay.contract.errors import ConfigError, TorchrelayError
+from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import AttemptRecord
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.storage_options import to_environment
@@ -153,14 +154,17 @@ def _submit(
     return (*filter(None, said), f"{len(submissions)} jobs, one for each run")
 
 
-def plan_of_point(sweep: Sweep, number: int, on: str | None = None) -> Plan:
+def plan_of_point(sweep: Sweep, number: int, on: str | None = None, workdir: str | None = None) -> Plan:
     """The plan of a point, from what the sweep's folder says. Raises: ConfigError, StorageError."""
     spec = sweep.spec(number)
-    workdir = Path(sweep.record.workdir)
-    if not workdir.is_dir():
-        raise ConfigError(f"the sweep was started in {workdir}, which is not on this machine")
+    folder = Path(workdir or sweep.record.workdir).absolute()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"the sweep was started in {folder}, which is not on this machine; name the folder that its relative paths "
+            "start from with --workdir DIR"
+        )
     backend = load_backend(on or sweep.record.backend)
-    return Plan(load_resolved(spec.spec), backend, sweep.root_url, workdir, spec.sources, sweep.source_text())
+    return Plan(load_resolved(spec.spec), backend, sweep.root_url, folder, spec.sources, sweep.source_text())
 
 
 def start_point(sweep: Sweep, number: int, what: Plan, *, tethered: bool) -> Started:
@@ -187,7 +191,7 @@ def start_in_background(sweep: Sweep, job: JobSpec) -> None:
         )
     until = time.monotonic() + BEGIN_S
     while time.monotonic() < until:
-        if process.poll() not in (None, 0):
+        if process.poll() in (ExitCode.CONFIG, ExitCode.STORAGE):  # it says so of itself, never of a run
             raise ConfigError(log.read_text(errors="replace").strip().removeprefix("error: ") or "it did not start")
         time.sleep(LOOK_S)
     process.returncode = 0  # nobody's to wait for any more; Popen would warn of it otherwise

@@ -1,5 +1,6 @@
 """The job of `make demo`, as it stands in jobs/, does what the README says of it."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,26 +23,24 @@ def test_the_demo_learns_the_digits_and_says_what_to_type_next(relay: Any) -> No
     relay("checkpoints", "verify", relay.run().name)
 
 
-def test_the_sweep_is_run_in_the_background_stopped_and_resumed(relay: Any) -> None:
-    shutil.copy(JOBS / "digits-sweep.yaml", relay.folder)
-    small = ["train.epochs=1", "resources.procs_per_node=1", "sweep.grid={train.optimizer.args.lr: [1.0e-4, 1.0e-2]}"]
-    output = relay("submit", "digits-sweep.yaml", *(word for one in small for word in ("--set", one)))
-    sweep = Path(output.split("\n")[0]).name
+PATIENT = """\
+import os, pathlib, time
+while os.environ["WAITS"] == "yes" and not pathlib.Path("go").exists():
+    time.sleep(0.1)
+"""
+SWEEP = "name: patient\nscript: patient.py\nsweep: {grid: {env.WAITS: ['no', 'yes']}}\n"
 
-    def states() -> list[str]:
-        return [
-            row["state"] for row in sorted(relay.json("ls", "--sweep", sweep)["runs"], key=lambda row: row["point"])
-        ]
 
-    relay.wait_until("the first point is done, and the second begins", lambda: states()[0] == "completed")
-    relay.wait_until("the second is started", lambda: states()[1] in ("pending", "running"))
-    relay("stop", sweep)
-    assert states() == ["completed", "stopped"]
+def test_a_sweep_is_run_in_the_background_stopped_and_resumed(relay: Any) -> None:
+    (relay.folder / "patient.py").write_text(PATIENT)
+    (relay.folder / "patient.yaml").write_text(SWEEP)
+    sweep = Path(relay("submit", "patient.yaml").split("\n")[0])
+    first, second = (Path(f"{sweep}-00{number}") / "attempts" / "0001" for number in (1, 2))
+    relay.wait_until("the first point is done", (first / "outcome.json").exists)
+    relay.wait_until("the second runs", lambda: relay.process("patient.py"))
+    assert "1 completed, 1 stopped" in relay("stop", sweep.name)
     relay.wait_until_nothing_is_left()
-    table = relay("resume", sweep)
-    assert "best first, by val/accuracy" in table
-    assert [row["values"] for row in relay.json("ls", "--sweep", sweep)["runs"]] == [
-        {"train.optimizer.args.lr": 0.01},
-        {"train.optimizer.args.lr": 0.0001},
-    ]
-    assert states() == ["completed", "completed"]
+    (relay.folder / "go").touch()
+    assert "2 runs: 2 completed" in relay("resume", sweep.name)
+    assert json.loads((second.parent / "0002" / "outcome.json").read_text())["outcome"] == "completed"
+    assert not (first.parent / "0002").exists()

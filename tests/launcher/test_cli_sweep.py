@@ -90,6 +90,27 @@ def complete(storage: Storage, attempt: int) -> int | None:
     return 0
 
 
+def test_a_run_that_diverged_comes_last(backend: "Pretender", capsys: pytest.CaptureFixture[str]) -> None:
+    def diverge(storage: Storage, attempt: int) -> int | None:
+        if storage.url.endswith("001"):
+            event: events.Event = {
+                "event": "evaluation",
+                "t": 1.0,
+                "step": 1,
+                "metrics": {"val/accuracy": float("nan")},
+            }
+            storage.append(layout.events_file(Writer(attempt)), events.encode(event))
+            outcome = OutcomeRecord(Outcome.COMPLETED, 0, time.time(), step=1)
+            storage.create(layout.attempt_file(attempt, "outcome"), records.dump(outcome))
+            return 0
+        return complete(storage, attempt)
+
+    backend.happens = diverge
+    assert cli.main(["run", "job.yaml", "--quiet", "--set", "sweep.grid={train.seed: [1, 2, 3]}"]) == 0
+    table = capsys.readouterr().out.split("BEST")[1]
+    assert [line[27:31] for line in table.split("\n")[1:-1]] == ["-002", "-003", "-001"]
+
+
 def fail_at(point: int) -> Callable[[Storage, int], int | None]:
     """What happens where this point fails and the others complete."""
 
@@ -229,6 +250,8 @@ def test_ls_as_json_and_among_other_runs(backend: Pretender, capsys: pytest.Capt
     assert cli.main(["ls"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.split("\n")]
     assert [f"{SWEEP}-001", "failed", "3", "-", "0s", "local", "seed=1"] in [[*row[:4], "0s", *row[5:]] for row in rows]
+    assert cli.main(["describe", f"{SWEEP}-002"]) == 0
+    assert re.search(rf"\nsweep +{SWEEP}, point 2: steps=100\n", capsys.readouterr().out)
     assert cli.main(["ls", "--json"]) == 0
     assert {one["sweep"] for one in json.loads(capsys.readouterr().out)} == {SWEEP}
 

@@ -61,3 +61,17 @@ def test_without_git_the_folder_itself_is_used(tmp_path: Path) -> None:
     taken = code_snapshot.take(tmp_path / "plain", tmp_path / "code")
     assert taken.live
     assert (tmp_path / "code").resolve() == tmp_path / "plain"
+
+
+def test_the_runs_of_a_sweep_share_one_copy(project: Path, tmp_path: Path) -> None:
+    first = code_snapshot.share(project, tmp_path / "sweep" / "code", tmp_path / "sweep-001" / "code" / "a0001")
+    (project / "pkg" / "model.py").write_text("edited")
+    second = code_snapshot.share(project, tmp_path / "sweep" / "code", tmp_path / "sweep-002" / "code" / "a0001")
+    assert first.startswith("copied ")
+    assert second == ""
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("sweep", "sweep-001", "sweep-002"):
+        (tmp_path / name).rename(moved / name)
+    for number in (1, 2):
+        assert (moved / f"sweep-00{number}" / "code" / "a0001" / "pkg" / "model.py").read_text() == "old"

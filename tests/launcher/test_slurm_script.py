@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.units import Duration, NodeCount, Size
-from torchrelay_launch.backends.base import RunRef
+from torchrelay_launch.backends.base import RunRef, Submission
 from torchrelay_launch.backends.slurm import options, script
 from torchrelay_launch.backends.slurm.backend import SlurmBackend
 from torchrelay_launch.spec.models import JobSpec, Resources, Restarts, Slurm
@@ -85,6 +85,40 @@ def test_the_script_passes_shellcheck(name: str, render: Callable[[JobSpec, RunR
     shellcheck = shutil.which("shellcheck") or str(Path(sys.prefix) / "bin" / "shellcheck")
     done = subprocess.run([shellcheck, str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("name", "sweep"), [("sweep", RUN), ("sweep-hard-to-quote", HARD)])
+def test_the_array_of_a_sweep_is_as_recorded_and_passes_shellcheck(
+    name: str, sweep: RunRef, tmp_path: Path, golden_file: Callable[[str, str], None]
+) -> None:
+    runs = [dataclasses.replace(sweep, run_id=f"job-1-00{n}", url=f"{sweep.url}-00{n}") for n in (1, 2, 3)]
+    backend = SlurmBackend()
+    made = backend.together([backend.render(LARGE, run) for run in runs], sweep, 2)
+    assert made is not None
+    ((path, text),) = made.files.items()
+    assert made.command.argv[-1] == path == f"{sweep.url}/slurm/sweep.sbatch"
+    golden_file(f"slurm-{name}.sbatch", text)
+    file = tmp_path / "sweep.sbatch"
+    file.write_text(text)
+    shellcheck = shutil.which("shellcheck") or str(Path(sys.prefix) / "bin" / "shellcheck")
+    done = subprocess.run([shellcheck, str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    echo = tmp_path / "bash"
+    echo.write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    echo.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "2"}
+    said = subprocess.run(["/bin/bash", str(file)], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout == f"{runs[1].url}/slurm/a0001.sbatch|1|"
+
+
+@pytest.mark.parametrize(
+    "other", [Slurm(partition="x"), Slurm(array=False), Slurm(template="site.sbatch"), Slurm(extra={"nice": 1})]
+)
+def test_runs_that_cannot_share_their_options_are_no_array(other: Slurm) -> None:
+    jobs = [SMALL, dataclasses.replace(SMALL, slurm=other)]
+    runs = [Submission("slurm", job, RUN, (), ()) for job in jobs]
+    assert SlurmBackend().together(runs, RUN, None) is None
+    assert SlurmBackend().together(runs[:1] * 2, RUN, None) is not None
 
 
 def test_rendering_is_the_same_every_time() -> None:

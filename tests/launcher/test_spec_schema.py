@@ -55,6 +55,11 @@ def test_the_jobs_of_the_project_fit_the_schema(validator: Any, path: Path) -> N
         {"name": "a", "script": "a.py", "train": None},
         {"name": "a", "train": TRAIN},
         {"extends": "b.yaml"},
+        {
+            "name": "a",
+            "train": {},
+            "sweep": {"grid": {"train.steps": [1, None]}, "list": [{"args.0": [1]}], "at_once": 2},
+        },
         {"extends": ["b.yaml", "c.yaml"], "train": {"epochs": 2, "model": {"args": {"x": 1}}}},
         {"name": "a", "module": "a.b", "resources": {"nodes": "2..8", "memory": "4GiB", "time_limit": "1h30m"}},
         {"name": "a", "module": "a.b", "checkpoint": {"every": "200 steps or 5m"}},
@@ -82,6 +87,9 @@ def test_good_specs_fit(validator: Any, good: object) -> None:
         {"name": "a", "train": {**TRAIN, "data": {"train": {"target": "a.b"}, "transform": [{}]}}},
         {"extends": "b.yaml", "unknown": 1},
         {"extends": 3},
+        {"name": "a", "script": "a.py", "sweep": {"grid": {"env.A": 3}}},
+        {"name": "a", "script": "a.py", "sweep": {"lst": []}},
+        {"name": "a", "script": "a.py", "sweep": {"list": [3]}},
     ],
 )
 def test_bad_specs_do_not_fit(validator: Any, bad: object) -> None:

@@ -134,6 +134,7 @@ def test_every_mistake_at_once(
         ("{grid: {train.seed: 3}}", "sweep.grid.train.seed: expected a list, not `3`; write [3]"),
         ("{grid: {train.seed: [1, 2, 1]}}", "job.yaml:9:35: sweep: point 3 is the same as point 1: seed=1"),
         ("{grid: {train.optimizer.args.lr: [0.1, 0.10]}}", "point 2 is the same as point 1"),
+        ("{list: [{env.A: x, env.B: y}, {env.B: y, env.A: x}]}", "sweep: point 2 is the same as point 1: B=y A=x"),
         ("{list: [{train.steps: 10}, {train.seed: 0}]}", "sweep: point 2 is the same as point 1: seed=0"),
         ("{list: [{train.seed: 1}], grid: {train.seed: [2]}}", "sweep: `train.seed` is in `list` too"),
         ("{grid: {name: [a, b]}}", "sweep: `name` can't be swept; all runs of a sweep have its name"),

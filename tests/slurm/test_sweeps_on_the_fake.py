@@ -12,8 +12,16 @@ ONE_NODE = "resources.nodes=1"
 THREE = "sweep={grid: {env.LETTER: [a, b, c]}, at_once: 2}"
 
 
-def wait_for_all(relay: Any, *states: str) -> None:
-    relay.wait_until("all have ended", lambda: [row["state"] for row in relay.results().values()] == list(states))
+def wait_for_all(relay: Any, count: int = 3) -> None:
+    """Wait until every run's last job has decided that nothing follows, and all have completed."""
+
+    def ended(run: Path) -> bool:
+        newest = max(run.glob("attempts/*"))
+        end = newest / "slurm-end.json"
+        return end.exists() and not json.loads(end.read_text())["next_job"]
+
+    relay.wait_until("all have ended", lambda: sum(map(ended, relay.storage.glob("*-00?"))) == count)
+    assert [row["state"] for row in relay.results().values()] == ["completed"] * count
 
 
 def test_an_array_of_runs_each_with_its_own_value(fake_relay: Any, tmp_path: Path) -> None:
@@ -23,7 +31,7 @@ def test_an_array_of_runs_each_with_its_own_value(fake_relay: Any, tmp_path: Pat
     words = fake_relay._pretended(3, 1_000_000, (ONE_NODE, THREE))
     shown = json.loads(fake_relay("render", *words, "--json"))
     fake_relay("submit", *words)
-    wait_for_all(fake_relay, "completed", "completed", "completed")
+    wait_for_all(fake_relay)
     submitted = (fake_relay.sweep() / "slurm" / "sweep.sbatch").read_text()
     assert "#SBATCH --array=1-3%2\n" in submitted
     assert [submitted] == [
@@ -45,7 +53,7 @@ def test_one_that_is_requeued_goes_on_in_a_job_of_its_own(fake_relay: Any) -> No
     fake_relay.pretend(40, ONE_NODE, THREE)
     fake_relay.at(1).wait_for_step(3)
     fake_relay.slurm("scontrol", "requeue", "1_1")
-    wait_for_all(fake_relay, "completed", "completed", "completed")
+    wait_for_all(fake_relay)
     assert fake_relay.at(1).causes() == ["requeue", "completed"]
     assert fake_relay.jobs() == ["1_1", "4"]
     assert [event["step"] for event in fake_relay.events("step")] == list(range(1, 41))
@@ -62,7 +70,7 @@ def test_a_sweep_is_stopped_as_a_whole_and_resumed_as_a_whole(fake_relay: Any) -
     assert fake_relay.slurm("squeue").strip() == ""
     fake_relay._environment["PRETEND_STEPS"] = "3"
     fake_relay("resume", sweep, "--detach")
-    wait_for_all(fake_relay, "completed", "completed", "completed")
+    wait_for_all(fake_relay)
     assert fake_relay.at(2).jobs() == ["1_2", "5"]
     assert fake_relay.at(3).jobs() == ["1_3", "6"]
 
@@ -72,7 +80,7 @@ def test_without_an_array_each_point_is_a_job_of_its_own(fake_relay: Any) -> Non
     assert json.loads(fake_relay("render", *words, "--json"))["together"] is None
     words = fake_relay._pretended(2, 1_000_000, (ONE_NODE, THREE, "slurm.array=false"))
     assert "sweep.at_once: has no effect" in fake_relay("submit", *words)
-    wait_for_all(fake_relay, "completed", "completed", "completed")
+    wait_for_all(fake_relay)
     assert [fake_relay.results()[number]["backend_id"] for number in (1, 2, 3)] == ["1", "2", "3"]
 
 

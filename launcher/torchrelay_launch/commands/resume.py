@@ -135,7 +135,7 @@ def _started(args: argparse.Namespace, sweep: Sweep, number: int, *, tethered: b
     storage = open_storage(sweep.run_url(number))
     status = run_status(storage) if storage.size(layout.RUN_RECORD) is not None else None
     if status is None or not status.attempts:
-        what = plan_of_point(sweep, number, args.on)
+        what = plan_of_point(sweep, number, args.on, args.workdir)
         return start_point(sweep, number, what, tethered=tethered), what.job
     what = _plan(args, status, change_recorded(_recorded_spec(storage, status), []))
     return start_attempt(what, open_for(what.job, storage.url), status.attempts, tethered=tethered), what.job

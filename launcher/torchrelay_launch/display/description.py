@@ -11,6 +11,7 @@ from torchrelay_launch.display.style import paint, paint_state
 from torchrelay_launch.display.table import pairs, table
 from torchrelay_launch.progress import Metrics, Progress
 from torchrelay_launch.runs import AttemptStatus, RunStatus
+from torchrelay_launch.spec.point_names import label
 
 _HEADER = ("ATTEMPT", "STATE", "EXIT", "STEP", "RESTARTS", "STARTED", "TOOK", "WHERE")
 _SHOWN_CHECKPOINTS = 12
@@ -29,7 +30,7 @@ def as_text(status: RunStatus, progress: Progress, now: float) -> str:
 
 def as_json(status: RunStatus, progress: Progress) -> dict[str, Json]:
     """All of it for programs: what `status --json` has, and more."""
-    more = {
+    more: dict[str, object] = {
         "name": status.name,
         "created_at": status.created_at,
         "torchrelay": status.torchrelay,
@@ -39,6 +40,8 @@ def as_json(status: RunStatus, progress: Progress) -> dict[str, Json]:
         "checkpoint_steps": list(status.checkpoint_steps),
         "history": [_attempt_json(one) for one in status.history],
     }
+    if status.sweep:
+        more |= {"sweep": status.sweep, "point": status.point, "values": status.values}
     return status.json() | cast("dict[str, Json]", more)
 
 
@@ -63,6 +66,8 @@ def metrics_text(metrics: Metrics) -> str:
 def _facts(status: RunStatus, progress: Progress, now: float) -> list[tuple[str, str]]:
     created = f"{quantities.moment(status.created_at)}, {quantities.age(status.created_at, now)} ago"
     facts = [("url", status.url), ("created", f"{created}, by torchrelay {status.torchrelay}")]
+    if status.sweep:
+        facts.append(("sweep", f"{status.sweep}, point {status.point}: {label(status.values)}"))
     share = f" ({status.step / status.total_steps:.0%})" if status.step and status.total_steps else ""
     left = time_left(status, progress.metrics)
     facts.append(("step", quantities.steps(status.step, status.total_steps) + share + left))

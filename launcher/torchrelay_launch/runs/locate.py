@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from torchrelay.contract import environment, layout
@@ -53,10 +54,10 @@ def _refuse_sweep(storage: Storage) -> None:
     """Raises: ConfigError if this is no run, but a sweep."""
     if storage.size(layout.SWEEP_RECORD) is not None:
         root, _, sweep_id = storage.url.rpartition("/")
-        where = "" if root == storage_url(None) else f" --storage {root}"
+        name = shlex.quote(sweep_id if root == storage_url(None) else storage.url)
         raise ConfigError(
             f"{sweep_id} is a sweep, and this is about one run: name one such as {layout.point_run_id(sweep_id, 1)}; "
-            f"`torchrelay ls --sweep {sweep_id}{where}` lists them"
+            f"`torchrelay ls --sweep {name}` lists them"
         )
 
 

@@ -20,10 +20,12 @@ def together(
 ) -> Together | None:
     """The array that starts the first attempts of all runs of a sweep, in the order of its points. Pure.
 
-    None where the runs ask Slurm for different things, or want no array. Raises: ConfigError.
+    None where the runs ask Slurm for different things, have a template that may do so, or want no array.
+    Raises: ConfigError.
     """
     asked = [options.sbatch_options(one.job, "") for one in submissions]
-    if any(one != asked[0] for one in asked) or not all(one.job.slurm.array for one in submissions):
+    wanted = all(one.job.slurm.array and one.job.slurm.template is None for one in submissions)
+    if not wanted or any(one != asked[0] for one in asked):
         return None
     marked = dataclasses.replace(sweep, run_id=f"{sweep.run_id}-{MARK}", url=f"{sweep.url}-{MARK}")
     before, _, after = folder_of(marked).rpartition(MARK)
