@@ -1,118 +1,10 @@
-"""The command line as a user types it, in a folder of its own, and the processes that it leaves."""
+"""The command line in folders of the tests' own."""
 
-import contextlib
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-PROGRAMS = Path(__file__).with_name("programs")
-LIMIT_S = 120.0
-
-
-def wait_until(what: str, condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
-    """The first true value of `condition`. Fails the test when it does not come in time."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    pytest.fail(f"waited {limit_s:.0f} s in vain until {what}")
-
-
-class Relay:
-    """`torchrelay` in a folder, every process that it starts marked in its environment."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.storage = folder / "runs"
-        self._mark = f"TORCHRELAY_TEST={uuid.uuid4().hex}"
-        name, _, value = self._mark.partition("=")
-        self._environment = os.environ | {name: value, "TORCHRELAY_STORAGE": str(self.storage), "COLUMNS": "120"}
-
-    wait_until = staticmethod(wait_until)
-
-    def start(self, *words: str) -> "subprocess.Popen[str]":
-        """Start a command and go on."""
-        argv = [sys.executable, "-m", "torchrelay_launch", *words]
-        return subprocess.Popen(
-            argv, cwd=self.folder, env=self._environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-
-    def __call__(self, *words: str, code: int = 0) -> str:
-        """Run a command to its end and return what it printed. Fails the test for another exit code."""
-        return self.finish(self.start(*words), code)
-
-    def finish(self, job: "subprocess.Popen[str]", code: int = 0) -> str:
-        """Wait for a started command and return what it printed."""
-        try:
-            output, _ = job.communicate(timeout=LIMIT_S)
-        except subprocess.TimeoutExpired:
-            job.kill()
-            pytest.fail(f"{job.args} hung; it printed:\n{job.communicate()[0]}")
-        assert job.returncode == code, f"{job.args} ended with {job.returncode}, not {code}; it printed:\n{output}"
-        return output
-
-    def json(self, *words: str) -> Any:
-        """What a reading command prints with --json."""
-        return json.loads(self(*words, "--json"))
-
-    def run(self) -> Path:
-        """The folder of the only run."""
-        (run,) = wait_until("there is a run", lambda: list(self.storage.glob("*")))
-        return run
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        """All events of a kind, gang by gang."""
-        lines = [line for file in sorted(self.run().glob("events/*")) for line in file.read_text().split("\n")[:-1]]
-        return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-    def wait_for_step(self, step: int) -> None:
-        """Wait until the run has logged this step."""
-        wait_until(f"step {step}", lambda: any(event["step"] >= step for event in self.events("step")))
-
-    def processes(self) -> dict[int, str]:
-        """Process id and command line of every living process that came from here."""
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if self._mark.encode() in (process / "environ").read_bytes().split(b"\0"):
-                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    if command:  # a zombie has none
-                        found[int(process.name)] = command
-        return found
-
-    def process(self, *words: str, rank: int | None = None) -> int:
-        """The one process with all these words in its command line, and this rank."""
-
-        def find() -> list[int]:
-            mark = None if rank is None else f"RANK={rank}".encode()
-            return [
-                pid
-                for pid, command in self.processes().items()
-                if all(word in command for word in words)
-                and (mark is None or mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-            ]
-
-        return min(wait_until(f"there is a process {words}", find))
-
-    def wait_until_nothing_is_left(self) -> None:
-        """Fail if any process that came from here outlives the run."""
-        wait_until("no process is left", lambda: not self.processes(), 60.0)
-
-    def digest(self) -> dict[str, Any]:
-        """Step, weights and state of the run's newest checkpoint."""
-        digest = self.json("checkpoints", "digest", str(self.run()))
-        return {key: digest[key] for key in ("step", "weights", "state")}
+from relay import Relay, with_programs
 
 
 @pytest.fixture(scope="session")
@@ -121,15 +13,12 @@ def make_relay() -> Iterator[Callable[[Path], Relay]]:
     made: list[Relay] = []
 
     def make(parent: Path) -> Relay:
-        folder = parent / "it's a folder"
-        shutil.copytree(PROGRAMS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-        made.append(Relay(folder))
+        made.append(Relay(with_programs(parent / "it's a folder")))
         return made[-1]
 
     yield make
-    for pid in [pid for relay in made for pid in relay.processes()]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for relay in made:
+        relay.kill_what_is_left()
 
 
 @pytest.fixture

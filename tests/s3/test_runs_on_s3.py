@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from faulty_proxy import FaultyProxy
-from relay_on_s3 import Relay, wait_until
+from relay import wait_until
+from relay_on_s3 import RelayOnUrl
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -23,32 +24,32 @@ PROMPT = ("--set", "storage_options.flush_s=0.3")  # tests wait for events
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The digest of the same job, on local disk and left alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    relay = Relay(folder, str(folder / "runs"))
+    relay = RelayOnUrl(folder, str(folder / "runs"))
     relay("run", *JOB)
     return relay.digest()
 
 
 @pytest.fixture
-def relay(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+def relay(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RelayOnUrl]:
     """The command line with an empty bucket, and a secret that can be told apart."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    relay = Relay(tmp_path, s3_url)
+    relay = RelayOnUrl(tmp_path, s3_url)
     yield relay
     relay.kill_what_is_left()
 
 
-def assert_no_secret(relay: Relay, *outputs: str) -> None:
+def assert_no_secret(relay: RelayOnUrl, *outputs: str) -> None:
     written = relay.objects()
     assert written
     assert [name for name, data in written.items() if SECRET.encode() in data] == []
     assert not any(SECRET in output for output in outputs)
 
 
-def test_a_run_is_stopped_looked_at_and_resumed(relay: Relay, undisturbed: dict[str, Any]) -> None:
+def test_a_run_is_stopped_looked_at_and_resumed(relay: RelayOnUrl, undisturbed: dict[str, Any]) -> None:
     job = relay.start("run", *JOB, *PROMPT)
     relay.wait_for_step(5)
     name = relay.run().url.rpartition("/")[2]
-    assert [one["argv"] for one in relay.processes().values() if SECRET in one["argv"]] == []
+    assert [command for command in relay.processes().values() if SECRET in command] == []
     assert relay.json("status", name)["state"] == "running"
     stopped = relay("stop", name, code=0) + relay.finish(job, code=75)
     status = relay.json("status", name)
@@ -69,13 +70,13 @@ def test_a_run_is_stopped_looked_at_and_resumed(relay: Relay, undisturbed: dict[
     assert any(b"train/loss" in data for data in curves.values())
     assert f"tensorboard --logdir {relay.run().url}/tensorboard" in finished
     assert_no_secret(relay, stopped, finished, logs)
-    wait_until("no process is left", lambda: not relay.processes(), 60)
+    relay.wait_until_nothing_is_left()
 
 
-def test_a_killed_rank_is_started_again(relay: Relay, undisturbed: dict[str, Any]) -> None:
+def test_a_killed_rank_is_started_again(relay: RelayOnUrl, undisturbed: dict[str, Any]) -> None:
     job = relay.start("run", *JOB, *PROMPT)
     relay.wait_for_step(25)
-    os.kill(relay.rank(1), signal.SIGKILL)
+    os.kill(relay.process("torchrelay.train", rank=1), signal.SIGKILL)
     output = relay.finish(job)
     assert "SIGKILL" in output
     assert relay.digest() == undisturbed
@@ -83,7 +84,7 @@ def test_a_killed_rank_is_started_again(relay: Relay, undisturbed: dict[str, Any
 
 
 def test_one_request_in_ten_fails_and_only_the_spec_knows_the_way(
-    relay: Relay, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    relay: RelayOnUrl, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     with FaultyProxy(endpoint, seed=7) as proxy:
@@ -114,7 +115,7 @@ def through(proxy: FaultyProxy) -> tuple[str, str]:
 
 
 def test_saves_survive_a_bad_time_and_training_goes_on_through_an_outage(
-    relay: Relay, undisturbed: dict[str, Any]
+    relay: RelayOnUrl, undisturbed: dict[str, Any]
 ) -> None:
     """First most requests fail, in all ways, and saves commit all the same; then all do, for longer than the limit."""
     with FaultyProxy(os.environ["AWS_ENDPOINT_URL"], seed=11, hang_s=2.0) as proxy:
@@ -138,7 +139,7 @@ def test_saves_survive_a_bad_time_and_training_goes_on_through_an_outage(
 
 
 def test_an_outage_ends_a_run_that_is_to_stop_then_and_resume_goes_on(
-    relay: Relay, undisturbed: dict[str, Any]
+    relay: RelayOnUrl, undisturbed: dict[str, Any]
 ) -> None:
     stop = ("--set", "checkpoint.on_storage_failure=stop", "--set", "restarts.on_failure=0")
     with FaultyProxy(os.environ["AWS_ENDPOINT_URL"], seed=12) as proxy:
@@ -149,6 +150,6 @@ def test_an_outage_ends_a_run_that_is_to_stop_then_and_resume_goes_on(
     said = r"torchrelay: rank [01]: .*cannot \w+ s3://\S+ at http://\S+: .*503.*; tried \d+ times in \d+ s"
     assert re.search(said, output), output
     assert "Traceback" not in output
-    wait_until("no process is left", lambda: not relay.processes(), 60)
+    relay.wait_until_nothing_is_left()
     relay("resume", relay.run().url, "--set", "storage_options={}")
     assert relay.digest() == undisturbed

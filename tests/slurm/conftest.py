@@ -1,7 +1,6 @@
 """The Slurm cluster of the tests, one for the whole session, and the command line on it."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from relay import Relay, wait_until, with_programs
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -19,20 +19,7 @@ sys.path.insert(0, str(HERE))
 from slurm_cluster import Cluster, ClusterError  # noqa: E402 - after the path to it
 
 
-def _e2e() -> Any:
-    """The harness of the end-to-end tests, which stands beside this folder."""
-    spec = importlib.util.spec_from_file_location("relay_harness", HERE.parent / "e2e" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_harness = _e2e()
-
-
-class SlurmRelay(_harness.Relay):  # type: ignore[name-defined,misc]
+class SlurmRelay(Relay):
     """`torchrelay` in a folder, on the login node of a cluster."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
@@ -43,8 +30,8 @@ class SlurmRelay(_harness.Relay):  # type: ignore[name-defined,misc]
     def run(self) -> Path:
         """The folder of the only run, or of a sweep's run that is looked at."""
         if not self.point:
-            return Path(super().run())
-        (run,) = _harness.wait_until("the point has a run", lambda: list(self.storage.glob(f"*-{self.point:03d}")))
+            return super().run()
+        (run,) = wait_until("the point has a run", lambda: list(self.storage.glob(f"*-{self.point:03d}")))
         return Path(run)
 
     def at(self, point: int) -> "SlurmRelay":
@@ -93,8 +80,6 @@ class SlurmRelay(_harness.Relay):  # type: ignore[name-defined,misc]
         words = [word for one in (f"slurm.python={python}", *sets) for word in ("--set", one)]
         return ["pretend.yaml", "--on", "slurm", *words]
 
-    wait_until = staticmethod(_harness.wait_until)
-
     def attempt(self) -> int:
         """Number of the newest attempt."""
         return max(int(path.name) for path in self.run().glob("attempts/*"))
@@ -106,13 +91,13 @@ class SlurmRelay(_harness.Relay):  # type: ignore[name-defined,misc]
     def record(self, name: str, attempt: int | None = None) -> dict[str, Any]:
         """A record of an attempt, by default the newest."""
         path = self.run() / "attempts" / f"{attempt or self.attempt():04d}" / f"{name}.json"
-        found: dict[str, Any] = json.loads(_harness.wait_until(f"there is {path.name}", lambda: _text(path)))
+        found: dict[str, Any] = json.loads(wait_until(f"there is {path.name}", lambda: _text(path)))
         return found
 
     def wait_for_attempt(self, number: int) -> None:
         """Wait until this attempt trains."""
         pattern = f"events/a{number:04d}-*"
-        _harness.wait_until(
+        wait_until(
             f"attempt {number} makes steps",
             lambda: any('"step"' in file.read_text() for file in self.run().glob(pattern)) or self.ended(),
             200.0,
@@ -124,7 +109,7 @@ class SlurmRelay(_harness.Relay):  # type: ignore[name-defined,misc]
 
     def wait_for_end(self, state: str = "completed") -> dict[str, Any]:
         """Wait until the run has ended, and return its status. Fails for any other state."""
-        _harness.wait_until("the run has ended", self.ended, 240.0)
+        wait_until("the run has ended", self.ended, 240.0)
         status: dict[str, Any] = self.json("status", self.run().name)
         assert status["state"] == state, f"{status}\n{self.story()}"
         return status
@@ -157,12 +142,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-@pytest.fixture(scope="session", name="harness")
-def end_to_end_harness() -> Any:
-    """The module of the end-to-end tests' own fixtures."""
-    return _harness
-
-
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[Cluster]:
     """A running Slurm with three nodes. Never skips: a cluster that does not start is a failure that says why."""
@@ -189,10 +168,7 @@ def make_slurm_relay(slurm: Cluster, tmp_path: Path) -> Callable[[str], SlurmRel
     """Makes the command line in a folder of this name, with the end-to-end tests' programs."""
 
     def make(name: str) -> SlurmRelay:
-        import shutil
-
-        folder = tmp_path / name
-        shutil.copytree(_harness.PROGRAMS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        folder = with_programs(tmp_path / name)
         return SlurmRelay(folder, {name: slurm.environment[name] for name in ("SLURM_CONF", "PATH")})
 
     return make

@@ -1,12 +1,12 @@
 """The jobs in jobs/, two at once on the same two nodes with one and two ranks each, lose a node and end the same."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from relay import Relay, with_programs
 from slurm_cluster import Cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -36,10 +36,9 @@ def make_mnist(folder: Path) -> None:
             (raw / name).write_bytes(head.tobytes() + array.tobytes())
 
 
-def left_alone(harness: Any, folder: Path, name: str, ranks: int) -> Any:
+def left_alone(folder: Path, name: str, ranks: int) -> Any:
     """Start the job on this machine, undisturbed."""
-    shutil.copytree(harness.PROGRAMS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    relay = harness.Relay(folder)
+    relay = Relay(with_programs(folder))
     (folder / "pace").write_text("0")
     make_mnist(folder / "mnist")
     sets = [word for one in (f"resources.procs_per_node={ranks}", *SETS[name]) for word in ("--set", one)]
@@ -69,14 +68,13 @@ def goes_on(slurm: Cluster, relay: Any) -> bool:
 def test_two_jobs_at_once_lose_a_node_and_end_the_same(
     slurm: Cluster,
     make_slurm_relay: Any,
-    harness: Any,
     tmp_path: Path,
     lose: Any,
     digits_ranks: int,
     mnist_ranks: int,
 ) -> None:
     ranks = {"digits": digits_ranks, "mnist": mnist_ranks}
-    alone = {name: left_alone(harness, tmp_path / f"{name} alone", name, 2 * ranks[name]) for name in ranks}
+    alone = {name: left_alone(tmp_path / f"{name} alone", name, 2 * ranks[name]) for name in ranks}
     relays = {name: make_slurm_relay(name) for name in ranks}
     for relay, process in alone.values():
         relay.finish(process)

@@ -1,11 +1,11 @@
 """A training on a real Slurm is stopped in every way that Slurm has, and comes to the same end as one left alone."""
 
 import os
-import shutil
 import signal
 from typing import Any
 
 import pytest
+from relay import Relay, with_programs
 from slurm_cluster import Cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -14,11 +14,9 @@ LONG = "train.epochs=6"  # 138 steps of about 40 ms
 
 
 @pytest.fixture(scope="session")
-def left_alone(harness: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Digest and losses of a run on this machine that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("left") / "alone"
-    shutil.copytree(harness.PROGRAMS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    relay = harness.Relay(folder)
+    relay = Relay(with_programs(tmp_path_factory.mktemp("left") / "alone"))
     relay("run", "paced.yaml", "--set", LONG)
     losses = {event["step"]: event["metrics"]["loss"] for event in relay.events("step")}
     return {"digest": relay.digest(), "losses": losses}
