@@ -146,7 +146,7 @@ def test_an_outage_ends_a_run_that_is_to_stop_then_and_resume_goes_on(
         wait_until("there is a checkpoint", lambda: relay.run() and relay.events("checkpoint"))
         proxy.rates = {"503": 1.0}
         output = relay.finish(job, code=74)
-    said = r"torchrelay: rank [01]: .*cannot \w+ s3://\S+ at http://\S+: .*503.*; tried \d+ times in \d+ s"
+    said = r"error: cannot \w+ s3://\S+ at http://\S+: .*503.*; tried \d+ times in \d+ s"
     assert re.search(said, output), output
     assert "Traceback" not in output
     wait_until("no process is left", lambda: not relay.processes(), 60)
