@@ -105,37 +105,8 @@ def test_one_request_in_ten_fails_and_only_the_spec_knows_the_way(
 AWAY = ("--set", "storage_options.retry_s=6", "--set", "storage_options.timeout_s=1")
 
 
-def steps_tried(proxy: FaultyProxy) -> set[str]:
-    """The steps that ranks have tried to save, by what the server was asked to take."""
-    return {found[1] for line in proxy.requests if (found := re.match(r"(?:PUT|POST) \S*/step-(\d+)-", line))}
-
-
 def through(proxy: FaultyProxy) -> tuple[str, str]:
     return "--set", f"storage_options.endpoint_url={proxy.url}"
-
-
-def test_saves_survive_a_bad_time_and_training_goes_on_through_an_outage(
-    relay: RelayOnUrl, undisturbed: dict[str, Any]
-) -> None:
-    """First most requests fail, in all ways, and saves commit all the same; then all do, for longer than the limit."""
-    with FaultyProxy(os.environ["AWS_ENDPOINT_URL"], seed=11, hang_s=2.0) as proxy:
-        job = relay.start("run", *JOB, *PROMPT, *AWAY, *through(proxy))
-        relay.wait_for_step(5)
-        proxy.rates = dict.fromkeys(("500", "503", "reset", "lost", "truncated"), 0.06)
-        wait_until("a save has committed meanwhile", lambda: relay.events("checkpoint") or job.poll() is not None)
-        proxy.requests.clear()
-        proxy.rates = {"503": 0.4, "500": 0.3, "reset": 0.2, "timeout": 0.1}
-        wait_until("a save was given up, and the next tried", lambda: len(steps_tried(proxy)) >= 2 or job.poll())
-        proxy.rates = {}
-        output = relay.finish(job)
-    failed = relay.events("checkpoint_failed")
-    assert failed
-    assert "cannot" in failed[0]["error"]
-    assert f"no checkpoint at step {failed[0]['step']}, training goes on: " in output
-    assert relay.json("status", relay.run().url)["attempts"] == 1
-    assert [name for name in relay.run().list("attempts/0001") if name.startswith("restart")] == ["restart-00.json"]
-    assert relay.digest() == undisturbed
-    assert_no_secret(relay, output)
 
 
 def test_an_outage_ends_a_run_that_is_to_stop_then_and_resume_goes_on(
@@ -147,7 +118,7 @@ def test_an_outage_ends_a_run_that_is_to_stop_then_and_resume_goes_on(
         wait_until("there is a checkpoint", lambda: relay.run() and relay.events("checkpoint"))
         proxy.rates = {"503": 1.0}
         output = relay.finish(job, code=74)
-    said = r"torchrelay: rank [01]: .*cannot \w+ s3://\S+ at http://\S+: .*503.*; tried \d+ times in \d+ s"
+    said = r"error: cannot \w+ s3://\S+ at http://\S+: .*503.*; tried \d+ times in \d+ s"
     assert re.search(said, output), output
     assert "Traceback" not in output
     relay.wait_until_nothing_is_left()
