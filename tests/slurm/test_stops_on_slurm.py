@@ -8,7 +8,7 @@ import pytest
 from relay import Relay, with_programs
 from slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 LONG = "train.epochs=6"  # 138 steps of about 40 ms
 
@@ -63,7 +63,6 @@ def test_requeued_preempted_and_off_a_node_that_went_down(slurm: Cluster, slurm_
     assert steps == sorted(set(steps))  # each stop came with notice, so none lost a step
 
 
-@pytest.mark.timeout(600)
 def test_the_time_limit_is_hit_three_times(slurm: Cluster, slurm_relay: Any, left_alone: Any) -> None:
     """Slurm sends USR1 itself: an administrator shortens the limit, and it looks every half a minute."""
     relay = slurm_relay
