@@ -19,13 +19,17 @@ import fsspec
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.storage import on_object_storage, open_storage
 from torchrelay.contract.training import Checkpoint
 from torchrelay.world import Wanted, World, join
+
+try:
+    from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader, FsspecWriter
+except ModuleNotFoundError:  # before torch 2.15
+    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
 SIDE, MEGABYTES, URL, SAVES = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 TENSORS, RESTORES = 60, 3

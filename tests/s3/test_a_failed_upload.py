@@ -9,7 +9,6 @@ import fsspec
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract import layout, manifest
@@ -18,6 +17,11 @@ from torchrelay.contract.layout import Writer
 from torchrelay.contract.object_connection import Connection
 from torchrelay.contract.storage import open_storage
 from torchrelay.contract.training import Checkpoint
+
+try:
+    from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader, FsspecWriter
+except ModuleNotFoundError:  # before torch 2.15
+    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
 ELEMENTS = 400_000  # of each of two tensors: 3.2 MB
 OPTIONS = {"part_bytes": 2**20}
