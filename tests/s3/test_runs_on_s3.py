@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,35 @@ def test_one_request_in_ten_fails_and_only_the_spec_knows_the_way(
     assert_no_secret(relay, output)
 
 
+OUTAGE_S = 16.0  # so that two or three saves are given up, and steps are left
 AWAY = ("--set", "storage_options.retry_s=6", "--set", "storage_options.timeout_s=1")
 
 
 def through(proxy: FaultyProxy) -> tuple[str, str]:
     return "--set", f"storage_options.endpoint_url={proxy.url}"
+
+
+def test_saves_survive_a_bad_time_and_training_goes_on_through_an_outage(
+    relay: Relay, undisturbed: dict[str, Any]
+) -> None:
+    """First most requests fail, in all ways, and saves commit all the same; then all do, for longer than the limit."""
+    with FaultyProxy(os.environ["AWS_ENDPOINT_URL"], seed=11, hang_s=2.0) as proxy:
+        job = relay.start("run", *JOB, *PROMPT, *AWAY, *through(proxy))
+        relay.wait_for_step(5)
+        proxy.rates = dict.fromkeys(("500", "503", "reset", "lost", "truncated"), 0.06)
+        wait_until("a save has committed meanwhile", lambda: relay.events("checkpoint") or job.poll() is not None)
+        proxy.rates = {"503": 0.4, "500": 0.3, "reset": 0.2, "timeout": 0.1}
+        time.sleep(OUTAGE_S)
+        proxy.rates = {}
+        output = relay.finish(job)
+    failed = relay.events("checkpoint_failed")
+    assert failed
+    assert "cannot" in failed[0]["error"]
+    assert f"no checkpoint at step {failed[0]['step']}, training goes on: " in output
+    assert relay.json("status", relay.run().url)["attempts"] == 1
+    assert [name for name in relay.run().list("attempts/0001") if name.startswith("restart")] == ["restart-00.json"]
+    assert relay.digest() == undisturbed
+    assert_no_secret(relay, output)
 
 
 def test_an_outage_ends_a_run_that_is_to_stop_then_and_resume_goes_on(

@@ -320,7 +320,7 @@ class TestFirstTouch:
         assert "no such profile" in self.text(s3_url, {"profile": "nobody"})
 
     def test_wrong_endpoint(self, s3_url):
-        text = self.text(s3_url, {"endpoint_url": "http://127.0.0.1:9", "retry_s": 1.0}, kind=StorageError)
+        text = self.text(s3_url, {"endpoint_url": "http://127.0.0.1:9", "retry_s": 6.0}, kind=StorageError)
         assert "http://127.0.0.1:9" in text
         assert "check the endpoint" in text
 
