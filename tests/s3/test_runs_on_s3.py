@@ -112,7 +112,7 @@ def through(proxy: FaultyProxy) -> tuple[str, str]:
 
 
 def test_saves_survive_a_bad_time_and_training_goes_on_through_an_outage(
-    relay: Relay, undisturbed: dict[str, Any]
+    relay: RelayOnUrl, undisturbed: dict[str, Any]
 ) -> None:
     """First most requests fail, in all ways, and saves commit all the same; then all do, for longer than the limit."""
     with FaultyProxy(os.environ["AWS_ENDPOINT_URL"], seed=11, hang_s=2.0) as proxy:
