@@ -54,6 +54,7 @@ class _NewsFromAfar(_News):
         super().__init__(storage, attempt)
         self._found: list[Found] = []
         self._reading: threading.Thread | None = None
+        self._away = False  # whether the last look failed
         self._due = 0.0
 
     def take(self) -> Found:
@@ -82,7 +83,13 @@ class _NewsFromAfar(_News):
         try:
             found = super().last() if final else super().take()
         except TorchrelayError as error:  # the run goes on, and what was missed comes with the next look
-            found = [f"torchrelay: its logs cannot be read now: {error}"], []
+            if not self._away:
+                self._found.append(([f"torchrelay: its logs cannot be read now: {error}"], []))
+            self._away = True
+            return
+        if self._away:
+            self._found.append((["torchrelay: its logs can be read again"], []))
+        self._away = False
         self._found.append(found)
 
     def _collected(self) -> Found:

@@ -182,16 +182,27 @@ def test_a_signal_is_heard_while_object_storage_does_not_answer(afar: Storage, m
     answers.set()
 
 
-def test_object_storage_that_cannot_be_read_ends_nothing(afar: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> list[str]:
-        raise StorageError("the bucket is away")
+def test_object_storage_that_cannot_be_read_ends_nothing_and_is_named_once(
+    afar: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter(range(100))
 
-    monkeypatch.setattr(LogTail, "new_lines", fail)
-    view, handle = Recorder(), FakeHandle(None, None, 0)
+    def away_at_first(*_: object, **__: object) -> list[str]:
+        number = next(looks)
+        if number < 3:
+            raise StorageError(f"the bucket is away, tried for {number} s")
+        return ["[node 0] hello"] if number == 3 else []
+
+    monkeypatch.setattr(LogTail, "new_lines", away_at_first)
+    monkeypatch.setattr(following, "OBJECT_STORAGE_LOOK_S", 0.0)
+    view, handle = Recorder(), FakeHandle(*[None] * 10, 0)
     assert follow(afar, handle, view) == 0
     assert handle.asked == []
-    assert all("its logs cannot be read now: the bucket is away" in line for line in view.lines)
-    assert view.lines
+    assert view.lines == [
+        "torchrelay: its logs cannot be read now: the bucket is away, tried for 0 s",
+        "torchrelay: its logs can be read again",
+        "[node 0] hello",
+    ]
 
 
 def test_polling_object_storage_reads_only_what_is_new(afar: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
