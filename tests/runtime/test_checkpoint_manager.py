@@ -222,7 +222,7 @@ def test_a_superseded_writer_commits_nothing(tmp_path: Path) -> None:
     saver.save(1, SHARED, PRIVATE, {})
     storage.create(layout.restart_file(Writer(1, 1)), b"{}")
     assert records.newest_writer(storage) == Writer(1, 1)
-    with pytest.raises(SupersededError, match="a0001-r01 owns the run"):
+    with pytest.raises(SupersededError, match=r"attempt 1 \(restart 1\) owns the run"):
         saver.save(2, SHARED, PRIVATE, {})
     assert steps(tmp_path) == [1]
     assert not (tmp_path / layout.checkpoint_folder(2, Writer(1))).exists()
