@@ -220,6 +220,22 @@ def _merged(old: Object, change: Object) -> Object:
     return result
 
 
+def kubeconfig_of(url: str) -> Object:
+    """A kubeconfig for the server: the context `test` in the namespace training, and `other`."""
+    place = {"cluster": "c", "user": "ada"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "ada", "user": {"token": "good"}}],
+        "contexts": [
+            {"name": "test", "context": {**place, "namespace": "training"}},
+            {"name": "other", "context": place},
+        ],
+    }
+
+
 @contextmanager
 def serving(cluster: Cluster) -> Iterator[str]:
     """The API of a cluster at a URL, until the block ends."""

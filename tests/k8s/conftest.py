@@ -9,7 +9,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from api_server import Cluster, serving
+from api_server import Cluster, kubeconfig_of, serving
 
 from torchrelay_launch.spec.models import JobSpec, Kubernetes, Volume
 
@@ -24,18 +24,7 @@ def kubeconfig(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A kubeconfig for the server, in KUBECONFIG."""
     path = tmp_path / "kubeconfig"
     with serving(cluster) as url:
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "clusters": [{"name": "c", "cluster": {"server": url}}],
-            "users": [{"name": "ada", "user": {"token": "good"}}],
-            "contexts": [
-                {"name": "test", "context": {"cluster": "c", "user": "ada", "namespace": "training"}},
-                {"name": "other", "context": {"cluster": "c", "user": "ada"}},
-            ],
-        }
-        path.write_text(yaml.safe_dump(content))
+        path.write_text(yaml.safe_dump(kubeconfig_of(url)))
         monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
         monkeypatch.setenv("KUBECONFIG", str(path))
         yield path

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from api_server import Cluster, serving
+from api_server import Cluster, kubeconfig_of, serving
 from pod_node import JobRunner, missing
 
 from torchrelay.contract import manifest
@@ -127,15 +127,7 @@ def bench(cluster_url: tuple[Cluster, str], tmp_path_factory: pytest.TempPathFac
     cluster, url = cluster_url
     folder = tmp_path_factory.mktemp("node")
     config = folder / "kubeconfig"
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "test",
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "ada", "user": {"token": "good"}}],
-        "contexts": [{"name": "test", "context": {"cluster": "c", "user": "ada", "namespace": "training"}}],
-    }
-    config.write_text(yaml.safe_dump(content))
+    config.write_text(yaml.safe_dump(kubeconfig_of(url)))
     made = Bench(folder, cluster)
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config))

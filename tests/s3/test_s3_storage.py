@@ -286,8 +286,8 @@ def test_a_forked_child_connects_anew(s3_url):
 
 def test_a_storage_can_be_sent_to_another_process(storage):
     storage.create("file", b"x")
-    # As torch sends it to a worker process: an object of our own, nothing that was read from storage.
-    assert pickle.loads(pickle.dumps(storage)).read("file") == b"x"
+    sent = pickle.dumps(storage)  # as torch does for a worker process
+    assert pickle.loads(sent).read("file") == b"x"  # our own object, of the line above: nothing read from storage
 
 
 class TestFirstTouch:
