@@ -43,7 +43,11 @@ def kill_torchrun(relay: Any) -> None:
     os.kill(relay.process("torch.distributed.run"), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("kill", [kill_rank_0, kill_rank_1, kill_torchrun])
+def kill_guard(relay: Any) -> None:
+    os.kill(relay.process("guard of"), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kill", [kill_rank_0, kill_rank_1, kill_torchrun, kill_guard])
 def test_a_killed_part_is_started_again_by_itself(relay: Any, undisturbed: Any, kill: Callable[[Any], None]) -> None:
     job = relay.start("run", "paced.yaml")
     relay.wait_for_step(KILL_AT)

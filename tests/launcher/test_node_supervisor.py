@@ -168,7 +168,7 @@ def test_the_same_error_twice_is_not_tried_a_third_time(start: Start) -> None:
 def test_killed_torchrun_leaves_nothing(start: Start) -> None:
     attempt = start(STUBBORN, procs=2, on_failure=0)
     attempt.await_log("ready", 2)
-    (torchrun,) = set(attempt.pids("torch.distributed.run")) - set(attempt.pids("guard.py"))
+    (torchrun,) = attempt.pids("torch.distributed.run")
     os.kill(torchrun, signal.SIGKILL)
     assert attempt.wait() == 137
     attempt.await_end_of_all()
@@ -179,9 +179,9 @@ def test_killed_torchrun_leaves_nothing(start: Start) -> None:
 def test_killed_supervisor_leaves_nothing(start: Start, also: str) -> None:
     attempt = start(STUBBORN, grace=Duration(1))
     attempt.await_log("ready")
-    torchruns = set(attempt.pids("torch.distributed.run")) - set(attempt.pids("guard.py"))
-    assert len(attempt.pids()) == 5  # supervisor, guard, torchrun, rank, sleep
-    others = torchruns if also == "torchrun" else set()
+    torchruns = attempt.pids("torch.distributed.run")
+    assert len(attempt.pids()) == 6  # supervisor, fork server, guard, torchrun, rank, sleep
+    others = torchruns if also == "torchrun" else []
     for pid in [*attempt.pids("torchrelay_launch node"), *others]:
         os.kill(pid, signal.SIGKILL)
     assert attempt.wait() == 137
@@ -267,6 +267,47 @@ def test_killed_rank_is_started_again_at_once(start: Start) -> None:
     assert attempt.wait() == 0
     assert attempt.status().history[-1].restarts == 1
     assert "was killed by SIGKILL" in attempt.log()
+
+
+def test_restart_imports_torch_no_second_time(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, procs=2)
+    attempt.await_log("ready", 2)
+    (server,) = attempt.pids("fork server of")
+    os.kill(attempt.pids("script.py")[-1], signal.SIGKILL)
+    attempt.await_log("ready", 4)
+    assert attempt.pids("fork server of") == [server]
+    assert attempt.wait() == 0
+    attempt.await_end_of_all()
+
+
+def test_torchrun_shows_the_command_of_its_own_start(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, procs=2)
+    attempt.await_log("ready", 2)
+    (torchrun,) = attempt.pids("torch.distributed.run")
+    os.kill(torchrun, signal.SIGKILL)
+    _until(lambda: bool(attempt.pids("torch.distributed.run", "-r1")), 60, attempt.log)
+    assert attempt.wait() == 0
+    assert attempt.status().history[-1].restarts == 1
+
+
+def test_restart_goes_without_the_fork_server(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, procs=2)
+    attempt.await_log("ready", 2)
+    for victim in (*attempt.pids("fork server of"), attempt.pids("script.py")[-1]):
+        os.kill(victim, signal.SIGKILL)
+    assert attempt.wait() == 0
+    assert attempt.status().history[-1].restarts == 1
+    attempt.await_end_of_all()
+
+
+def test_killed_guard_is_a_failure_like_any_other(start: Start) -> None:
+    attempt = start(RUNTIME_RANK, procs=2)
+    attempt.await_log("ready", 2)
+    (guard,) = attempt.pids("guard of")
+    os.kill(guard, signal.SIGKILL)
+    assert attempt.wait() == 0
+    assert attempt.status().history[-1].restarts == 1
+    attempt.await_end_of_all()
 
 
 def test_ranks_without_progress_show_their_stacks(start: Start) -> None:

@@ -28,6 +28,7 @@ from torchrelay_launch.supervisor.messages import Message
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
 from torchrelay_launch.supervisor.output import NodeLog, Redactor
 from torchrelay_launch.supervisor.plan import GangPlanner, Work, check
+from torchrelay_launch.supervisor.starter import Starter
 
 POLL_S = 1.0  # between looks for a request to stop
 OBJECT_STORAGE_POLL_S = 5.0
@@ -44,6 +45,7 @@ class NodeSupervisor:
         path = layout.node_log(options.attempt, options.node)
         self.log = NodeLog(work.storage, path, options.node, Redactor(work.secrets))
         self._children = Children()
+        self._starter = Starter(self._children)
         self._scratch = Path(tempfile.mkdtemp(prefix=f"torchrelay-{options.attempt}-{options.node}-"))
         self._planner = GangPlanner(work, options, self._scratch)
         self._member: Member | None = None
@@ -66,6 +68,7 @@ class NodeSupervisor:
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be left behind, and the run must say it
             return await self._break_off(error)
         finally:
+            self._starter.close()
             for task in self._tasks:
                 task.cancel()
             with suppress(TimeoutError):
@@ -161,7 +164,7 @@ class NodeSupervisor:
         self.log.say(
             f"starting {plan.ranks} rank{'s' * (plan.ranks > 1)}" + (f", restart {restart}" if restart else "")
         )
-        return Gang(plan, self._children, self.log)
+        return Gang(plan, self._starter, self._children, self.log)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -5,8 +5,6 @@ import dataclasses
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +15,17 @@ from torchrelay.contract import reports
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import Failure
 from torchrelay_launch import processes
-from torchrelay_launch.supervisor import first_failure, guard, torchrun_report
+from torchrelay_launch.supervisor import first_failure, torchrun_report
 from torchrelay_launch.supervisor.linux import Children, kill_all_below
 from torchrelay_launch.supervisor.output import NodeLog, TorchrunOutput
 from torchrelay_launch.supervisor.rank_output import RankOutput
 from torchrelay_launch.supervisor.ranks import Rank, Ranks
+from torchrelay_launch.supervisor.starter import Command, Starter
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
+CALM_LOOK_S = 0.5  # once all ranks are there and print nothing: their ends are heard of at once
 DUMP_S = 2.0  # for ranks to print their stacks
 PEER_S = 1.0  # for the rank that failed first to say so, when one that only lost it was faster
 
@@ -70,9 +70,9 @@ class GangPlan:
 class Gang:
     """One start of torchrun. `run` returns when nothing of it is left; the other methods only ask for an end."""
 
-    def __init__(self, plan: GangPlan, children: Children, log: NodeLog) -> None:
+    def __init__(self, plan: GangPlan, starter: Starter, children: Children, log: NodeLog) -> None:
         self.plan = plan
-        self._children, self._log = children, log
+        self._starter, self._children, self._log = starter, children, log
         self._over = asyncio.Event()
         self._killed = self._stopping = False
         self._failure: Failure | None = None
@@ -80,14 +80,16 @@ class Gang:
         self._torchrun = TorchrunOutput(log)
         self._ranks = Ranks(plan.reports, plan.ranks, self._rank_ended)
         self._output = RankOutput(plan.logs, log, self._rank_of)
-        self._guard = 0
+        self._guard = 0  # its pid, once it is started
 
     async def run(self) -> Ending:
         """Start torchrun and see it to its end. Raises: OSError if it cannot be started."""
         if self._over.is_set():
             return Ending(End.KILLED, time.time())
-        pipe = self._start()
-        tasks = [asyncio.create_task(work) for work in (self._keep_looking(), self._await_guard(), self._over.wait())]
+        pipe, output = os.pipe()
+        self._torchrun.attach(pipe)
+        parts = (self._keep_looking(), self._start_and_await(output), self._over.wait())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -96,7 +98,7 @@ class Gang:
             for task in tasks:
                 task.cancel()
             self._ranks.close()
-            await kill_all_below(self._children)
+            await kill_all_below(self._children, spare=self._starter.idle)
             self._torchrun.drain(pipe)
             await self._output.drain()
         return self._ending()
@@ -131,26 +133,6 @@ class Gang:
             if rank.death is None:
                 processes.send(rank.pid, number)
 
-    def _start(self) -> int:
-        """Start the guard, which starts torchrun. Returns the reading end of its output."""
-        reading, writing = os.pipe()
-        command = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(self.plan.grace_s)]
-        process = subprocess.Popen(
-            [*command, *self.plan.argv],
-            cwd=self.plan.workdir,
-            env=dict(self.plan.env),
-            stdin=subprocess.DEVNULL,
-            stdout=writing,
-            stderr=writing,
-            start_new_session=True,
-        )
-        process.returncode = 0  # its end is collected by `Children`, not by Popen
-        os.close(writing)
-        self._guard = process.pid
-        self._children.expect(process.pid)
-        self._torchrun.attach(reading)
-        return reading
-
     def _torchrun_pid(self) -> int | None:
         return next(iter(processes.children(self._guard)), None) if self._guard else None
 
@@ -159,7 +141,9 @@ class Gang:
             return self.plan.first_rank + local_rank
         return self._ranks.rank_of(local_rank)
 
-    async def _await_guard(self) -> None:
+    async def _start_and_await(self, output: int) -> None:
+        plan = self.plan
+        self._guard = await self._starter.start(Command(plan.argv, plan.env, plan.workdir, plan.grace_s), output)
         await self._children.ended(self._guard)
         self._ranks.look(None)
         self._over.set()
@@ -167,9 +151,9 @@ class Gang:
     async def _keep_looking(self) -> None:
         while True:
             self._ranks.look(self._torchrun_pid())
-            self._output.read_on()
+            calm = not self._output.read_on() and len(self._ranks.running) >= self.plan.ranks
             await self._watch_progress()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CALM_LOOK_S if calm else LOOK_S)
 
     async def _watch_progress(self) -> None:
         """Only of ranks that use the runtime: what others do is not known."""

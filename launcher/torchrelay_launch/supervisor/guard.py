@@ -5,7 +5,8 @@
 While the supervisor lives it only starts the command, passes a SIGTERM on to it and ends with its exit code. When the
 supervisor is gone, the kernel sends it SIGTERM; it lets torchrun stop the ranks, for `grace` at most, and then kills
 whatever is left. It adopts orphans (PR_SET_CHILD_SUBREAPER), so that it also finds the ranks of a torchrun that was
-killed at the same moment. Standard library only, and little of it: it starts in about 20 ms, before every torchrun.
+killed at the same moment. Standard library only, and little of it: as a script it starts in about 20 ms. The fork
+server calls the same functions.
 """
 
 import ctypes
@@ -22,38 +23,62 @@ WAKE = {signal.SIGTERM, signal.SIGCHLD}
 
 def main() -> int:
     supervisor, grace, command = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
-    libc = ctypes.CDLL(None, use_errno=True)
+    if not take_post(supervisor):
+        return 1
+    child = fork()
+    if not child:
+        execute(command)
+    return keep(child, supervisor, grace)
+
+
+def take_post(supervisor: int) -> bool:
+    """Become the guard of a supervisor, this process's parent. False if that is gone already."""
     signal.pthread_sigmask(signal.SIG_BLOCK, WAKE)
     for ignored in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(ignored, signal.SIG_IGN)  # torchrun inherits it, and would die of the first two otherwise
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != supervisor:
-        return 1
-    child = start(command, libc)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    return end_with(supervisor, signal.SIGTERM)
+
+
+def end_with(parent: int, number: signal.Signals) -> bool:
+    """Have the kernel send this signal when the parent is gone. False if it is gone already."""
+    _prctl(PR_SET_PDEATHSIG, number)
+    return os.getppid() == parent
+
+
+def fork() -> int:
+    """Fork what is to be guarded, in a session of its own, to get SIGTERM when this process is gone. As os.fork."""
+    guard = os.getpid()
+    child = os.fork()
+    if not child:
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WAKE)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if not end_with(guard, signal.SIGTERM):
+            os._exit(127)
+    return child
+
+
+def execute(command: list[str]) -> None:
+    """Replace this process by the command; it ends with 127 if that can't be."""
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - a list, built by the supervisor
+    except OSError as error:
+        os.write(2, f"cannot start {command[0]}: {error.strerror}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def keep(child: int, supervisor: int, grace: float) -> int:
+    """Guard the child to its end. Returns its exit code, 128+n if a signal ended it."""
     code = wait(child, supervisor, grace)
     if os.getppid() != supervisor:
         kill_all_below()
     return code
 
 
-def start(command: list[str], libc: ctypes.CDLL) -> int:
-    """Start the command in a session of its own, to get SIGTERM when this process is gone."""
-    guard = os.getpid()
-    child = os.fork()
-    if child:
-        return child
-    try:
-        os.setsid()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, WAKE)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() == guard:
-            os.execvp(command[0], command)  # noqa: S606 - a list, built by the supervisor
-    except OSError as error:
-        os.write(2, f"cannot start {command[0]}: {error.strerror}\n".encode())
-    finally:
-        os._exit(127)
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def wait(child: int, supervisor: int, grace: float) -> int:

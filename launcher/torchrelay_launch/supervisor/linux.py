@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Set
 
 from torchrelay_launch import processes
 
@@ -59,11 +60,12 @@ class Children:
                 self._awaited[pid].set()
 
 
-async def kill_all_below(children: Children) -> list[int]:
-    """SIGKILL every descendant of this process until there is none. Returns the pids of those that would not die."""
+async def kill_all_below(children: Children, spare: Set[int] = frozenset()) -> list[int]:
+    """SIGKILL every descendant of this process but `spare` until there is none. Returns those that would not die."""
     patience = time.monotonic() + KILL_PATIENCE_S
     while True:
-        below = [process.pid for process in processes.descendants(os.getpid()) if process.running]
+        alive = [process.pid for process in processes.descendants(os.getpid()) if process.running]
+        below = [pid for pid in alive if pid not in spare]
         for pid in below:
             processes.send(pid, signal.SIGKILL)
         await asyncio.sleep(0)
