@@ -184,7 +184,8 @@ def _print(error: BaseException, failure: Failure) -> None:
         if isinstance(error.code, str):
             sys.stderr.write(error.code + "\n")
     elif isinstance(error, TorchrelayError) or failure.peer_lost:
-        sys.stderr.write(f"torchrelay: rank {failure.rank}: {failure.error}\n")
+        who = "" if failure.error.startswith("rank ") else f"rank {failure.rank}: "
+        sys.stderr.write(f"torchrelay: {who}{failure.error}\n")
     else:
         sys.stderr.write(failure.traceback)
 
