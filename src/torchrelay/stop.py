@@ -8,7 +8,7 @@ and on everything else, at the same tick.
 
 Ticks come in two kinds, between steps and within something long such as an evaluation, and those of one kind can be a
 thousand times longer than those of the other. So each kind has an interval of its own: else a stop just after a quick
-evaluation would wait for as many steps as the evaluation had batches in 0.1 s.
+evaluation would wait for as many steps as the evaluation had batches in 0.25 s.
 """
 
 import time
@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torchrelay.signals import StopSignals
 from torchrelay.world import World
 
-_EVERY_S = 0.1  # how often to agree; a stop is acted on within about two of these, or two steps
+_EVERY_S = 0.25  # how often to agree; a stop is acted on within about two of these, or two steps
 _MOST_TICKS = 64  # bounds the delay of a stop when ticks that were short become long
 _LONG_TICK_S = 1.0  # from here on waiting for the answer at once costs nothing and saves a step
 

@@ -31,7 +31,7 @@ def test_a_signal_to_any_rank_stops_all_at_one_step(tmp_path, rank, number):
 
 def test_a_stop_is_acted_on_within_a_few_steps(tmp_path):
     run = ranks.new_run(tmp_path)
-    gang = ranks.start(tmp_path / "work", "--steps", "100000", "--sleep", "0.05", env=run.environment())
+    gang = ranks.start(tmp_path / "work", "--steps", "100000", "--sleep", "0.25", env=run.environment())
     gang.wait_for(5)
     gang.signal(1, signal.SIGTERM)
     step = gang.step(1)

@@ -76,7 +76,7 @@ def test_both_stop_at_the_same_tick_soon_after_a_signal(monkeypatch, told, step_
     pair.signals[told].received = signal.SIGUSR1
     ticks = next(number for number in range(1, 1000) if pair.tick(step_s)[0])
     assert pair.tick(step_s)[0] == signal.SIGUSR1
-    assert ticks <= max(2, min(128, 2 * 0.1 / step_s) + 1)
+    assert ticks <= max(2, min(128, 2 * 0.25 / step_s) + 1)
 
 
 def test_short_steps_make_few_messages(monkeypatch):
@@ -91,9 +91,9 @@ def test_steps_that_become_slow_are_noticed(monkeypatch):
     for _ in range(1000):
         pair.tick(0.00001)
     for _ in range(130):
-        pair.tick(0.1)
+        pair.tick(0.25)
     before = len(pair.reduction.rounds)
-    pair.tick(0.1)
+    pair.tick(0.25)
     assert len(pair.reduction.rounds) == before + 1
 
 
@@ -131,7 +131,7 @@ def test_a_save_is_due_by_rank_0s_clock_and_once_only(monkeypatch):
             saves.append(tick)
             for rank in pair.ranks:
                 rank.saved()
-    assert 8 <= len(saves) <= 10
+    assert 7 <= len(saves) <= 10
     assert min(later - earlier for earlier, later in itertools.pairwise(saves)) >= 10
 
 
