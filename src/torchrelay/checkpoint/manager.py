@@ -113,7 +113,7 @@ class CheckpointManager:
         """
         self._wait()
         work = self._saving(_Head(step, samples, dict(metrics)), shared, private, from_rank_0)
-        self._under_way = Pending(work, f"checkpoint of step {step}")
+        self._under_way = Pending(work, f"checkpoint of step {step}", yielding=True)
         return self._under_way
 
     def prepare(self, shared: Mapping[str, Any], private: Mapping[str, Any], from_rank_0: Collection[str] = ()) -> None:
