@@ -46,7 +46,7 @@ def rows(trials: int) -> list[Row]:
 
 
 def _name_the_nodes() -> None:
-    """For torchx, whose ranks meet at the first node's name: a hosts file that only this process and those below see."""
+    """For torchx, whose ranks meet at the first node's name: a hosts file that only processes below this one see."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) != 0:
         return  # without the right to, torchx is not measured

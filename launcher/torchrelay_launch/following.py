@@ -13,7 +13,7 @@ from torchrelay_launch.backends.base import Handle
 from torchrelay_launch.interrupts import Interrupts
 from torchrelay_launch.tailing import EventTail, LogTail
 
-LOOK_EVERY_S = 0.1
+LOOK_EVERY_S = 0.25
 OBJECT_STORAGE_LOOK_S = 2.0  # each look costs requests there
 LAST_LOOK_S = 60.0
 INTERRUPTED = 130  # 128 + SIGINT: killed on request

@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int:
 
 
 def _supervise(argv: list[str]) -> int:
+    from torchrelay_launch.supervisor.fork_client import ForkServer
+
+    server = ForkServer()  # imports torch while this process imports the rest
     import asyncio
 
     from torchrelay.contract.storage import open_storage
@@ -42,4 +45,4 @@ def _supervise(argv: list[str]) -> int:
     chosen = options.parse(argv)
     work = plan.load_work(open_storage(chosen.run), chosen.attempt)
     loop = asyncio.new_event_loop()
-    return loop.run_until_complete(NodeSupervisor(chosen, work, _early).run())
+    return loop.run_until_complete(NodeSupervisor(chosen, work, server, _early).run())

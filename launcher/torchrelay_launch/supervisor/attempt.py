@@ -20,6 +20,7 @@ from torchrelay_launch import processes
 from torchrelay_launch.supervisor import member, messages
 from torchrelay_launch.supervisor.coordinator import Coordinator, Policy
 from torchrelay_launch.supervisor.first_failure import failure_of
+from torchrelay_launch.supervisor.fork_client import ForkServer
 from torchrelay_launch.supervisor.gang import Gang
 from torchrelay_launch.supervisor.judge import Judge
 from torchrelay_launch.supervisor.linux import Children, become_subreaper, kill_all_below
@@ -40,12 +41,12 @@ CANCEL_SIGNAL = signal.SIGQUIT
 class NodeSupervisor:
     """The supervisor of one node. `early`: signals that came before the event loop ran."""
 
-    def __init__(self, options: NodeOptions, work: Work, early: list[int]) -> None:
+    def __init__(self, options: NodeOptions, work: Work, server: ForkServer | None, early: list[int]) -> None:
         self.options, self.work, self._early = options, work, early
         path = layout.node_log(options.attempt, options.node)
         self.log = NodeLog(work.storage, path, options.node, Redactor(work.secrets))
         self._children = Children()
-        self._starter = Starter(self._children)
+        self._starter = Starter(self._children, server)
         self._scratch = Path(tempfile.mkdtemp(prefix=f"torchrelay-{options.attempt}-{options.node}-"))
         self._planner = GangPlanner(work, options, self._scratch)
         self._member: Member | None = None

@@ -1,15 +1,14 @@
 """Starts torchrun again and again, but imports torch for it only once. Run as a script by the supervisor.
 
-    python forkserver.py SUPERVISOR_PID CHANNEL_FD COMMAND...
+    python forkserver.py SUPERVISOR_PID CHANNEL_FD ROOM
 
 Most of a start of torchrun is the import of torch, which a restart would have to wait for again. Here it is imported
-once, before the first start, and every start is a fork: this process, the guard (see guard.py), torchrun. The guard
-becomes the supervisor's own child, as if the supervisor had started it. torchrun runs as `python -m` would run it.
+once, while the supervisor gets ready, and every start is a fork: this process, the guard (see guard.py), torchrun. The
+guard becomes the supervisor's own child, as if that had started it. torchrun runs as `python -m` would run it.
 
 The channel is a stream socket. A request is the length of a JSON object in 8 bytes, with two descriptors beside it: the
 pipe for all output, and one that the guard reads a byte from before it begins, so that the supervisor knows of it
-first. Then the object: `argv`, `env`, `grace`. The answer is the guard's pid in decimal and a line end. COMMAND is that
-of the first start, and only there so that the kernel keeps room for what `ps` is to show.
+first. Then the object: `argv`, `env`, `workdir`, `grace`. The answer is the guard's pid in decimal and a line end.
 """
 
 import contextlib
@@ -28,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from torchrelay_launch.supervisor import guard
+from torchrelay_launch.supervisor.fork_client import HEADER_BYTES
 
-HEADER_BYTES = 8
 IGNORED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # sent to whole job steps
 MODULE = "torch.distributed.run"
 _ARG_START, _ARG_END = 45, 46  # in /proc/PID/stat after the command's name: see proc_pid_stat(5)
@@ -45,7 +44,7 @@ def main() -> list[str]:
         os._exit(1)
     show_as(["torchrelay", "fork server of", str(supervisor)])
     if not sys.flags.safe_path:
-        sys.path[0] = str(Path.cwd())  # as for `python -m`
+        del sys.path[0]  # this script's folder
     preload()
     while request := receive(channel):
         middle = fork()
@@ -107,12 +106,15 @@ def start(channel: socket.socket, request: dict[str, Any], supervisor: int) -> l
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(request["env"])
+    os.chdir(request["workdir"])
     show_as(["torchrelay", "guard of", str(supervisor)])
     if not guard.take_post(supervisor):
         os._exit(1)
     torchrun = guard.fork()
     if torchrun:
         os._exit(guard.keep(torchrun, supervisor, request["grace"]))
+    if "PYTHONSAFEPATH" not in request["env"]:
+        sys.path.insert(0, request["workdir"])  # as for `python -m`
     command: list[str] = request["argv"]
     show_as(command)
     return command

@@ -16,16 +16,17 @@ from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import Failure
 from torchrelay_launch import processes
 from torchrelay_launch.supervisor import first_failure, torchrun_report
+from torchrelay_launch.supervisor.fork_client import Command
 from torchrelay_launch.supervisor.linux import Children, kill_all_below
 from torchrelay_launch.supervisor.output import NodeLog, TorchrunOutput
 from torchrelay_launch.supervisor.rank_output import RankOutput
 from torchrelay_launch.supervisor.ranks import Rank, Ranks
-from torchrelay_launch.supervisor.starter import Command, Starter
+from torchrelay_launch.supervisor.starter import Starter
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
-CALM_LOOK_S = 0.5  # once all ranks are there and print nothing: their ends are heard of at once
+CALM_LOOK_S = 0.5  # once all ranks are there: their ends are heard of at once
 DUMP_S = 2.0  # for ranks to print their stacks
 PEER_S = 1.0  # for the rank that failed first to say so, when one that only lost it was faster
 
@@ -151,9 +152,10 @@ class Gang:
     async def _keep_looking(self) -> None:
         while True:
             self._ranks.look(self._torchrun_pid())
-            calm = not self._output.read_on() and len(self._ranks.running) >= self.plan.ranks
+            while self._output.read_on():
+                await asyncio.sleep(0)
             await self._watch_progress()
-            await asyncio.sleep(CALM_LOOK_S if calm else LOOK_S)
+            await asyncio.sleep(CALM_LOOK_S if len(self._ranks.running) >= self.plan.ranks else LOOK_S)
 
     async def _watch_progress(self) -> None:
         """Only of ranks that use the runtime: what others do is not known."""
