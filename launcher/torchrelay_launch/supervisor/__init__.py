@@ -4,6 +4,7 @@ attempt.py        one node's share of an attempt from the first start to the out
 coordinator.py    the nodes agree on every start, and on how the attempt ends
 gang.py           one start of torchrun: watching the ranks, stopping them, ending them
 starter.py        starting torchrun, through the fork server where it can
+fork_client.py    starting the fork server, and asking it
 forkserver.py     the process that has imported torch, from which torchrun is forked
 first_failure.py  what went wrong first, out of all that is known afterwards
 budget.py         whether another start makes sense, and when
