@@ -3,7 +3,7 @@
 What was looked up in Slurm 22.05 to 24.11 (sbatch(1), srun(1)) and tried on 22.05:
 
 - `#SBATCH` lines know double quotes with backslash escapes, and expand nothing. A blank outside quotes ends a value.
-- `--export=NIL` keeps the submitting environment out of the job record.
+- `--export=NIL` keeps the environment of whoever submits the script by hand out of the job record.
 - From 22.05 on, srun does not take `--cpus-per-task` over from sbatch.
 - `--signal=USR1@S` goes to the steps, not to the batch shell, up to a minute early. Times are whole minutes.
 """
