@@ -300,6 +300,16 @@ def test_restart_goes_without_the_fork_server(start: Start) -> None:
     attempt.await_end_of_all()
 
 
+def test_broken_torch_is_shown_as_it_is(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken" / "torch").mkdir(parents=True)
+    (tmp_path / "broken" / "torch" / "__init__.py").write_text("raise ImportError('libcudart is not there')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"), prepend=os.pathsep)
+    attempt = start(RUNTIME_RANK, on_failure=0)
+    assert attempt.wait() == 70
+    assert "libcudart is not there" in (attempt.status().error or "")
+    attempt.await_end_of_all()
+
+
 def test_killed_guard_is_a_failure_like_any_other(start: Start) -> None:
     attempt = start(RUNTIME_RANK, procs=2)
     attempt.await_log("ready", 2)

@@ -11,7 +11,6 @@ pipe for all output, and one that the guard reads a byte from before it begins, 
 first. Then the object: `argv`, `env`, `workdir`, `grace`. The answer is the guard's pid in decimal and a line end.
 """
 
-import contextlib
 import ctypes
 import gc
 import importlib
@@ -57,10 +56,9 @@ def main() -> list[str]:
 
 
 def preload() -> None:
-    """Import what torchrun imports. If that fails, it fails again in torchrun, which says so."""
-    with contextlib.suppress(Exception):
-        importlib.import_module(MODULE)
-        del sys.modules[MODULE]  # it is to run as __main__
+    """Import what torchrun imports. If that fails, this process ends, and torchrun, started without it, says why."""
+    importlib.import_module(MODULE)
+    del sys.modules[MODULE]  # it is to run as __main__
     gc.freeze()  # or the collector would copy the shared pages by writing to them
 
 
@@ -124,6 +122,8 @@ def show_as(command: list[str]) -> None:
     """Have `ps` show this command line, cut to the room there is: the way of setproctitle(3)."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     begin, end = int(fields[_ARG_START]), int(fields[_ARG_END])
+    if not begin < end:
+        return  # a kernel that does not tell
     text = b"\0".join(os.fsencode(word) for word in command)[: end - begin - 1]
     ctypes.memset(begin, 0, end - begin)
     ctypes.memmove(begin, text, len(text))
