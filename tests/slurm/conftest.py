@@ -190,7 +190,7 @@ class FakeRelay(SlurmRelay):
         for name in ("sbatch", "squeue", "scontrol", "scancel", "sacct", "sinfo", "srun"):
             (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable} "{HERE}/fake/slurm.py" {name} "$@"\n')
             (commands / name).chmod(0o755)
-        super().__init__(folder, {"FAKE_SLURM": str(fake), "PATH": f"{commands}:{os.environ['PATH']}"})
+        super().__init__(folder, {"SLURM_CONF": str(fake), "PATH": f"{commands}:{os.environ['PATH']}"})
 
     def slurm(self, *argv: str) -> str:
         """Run one of the fake's commands."""

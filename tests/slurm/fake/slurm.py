@@ -2,7 +2,7 @@
 
     python slurm.py COMMAND ARGUMENTS...     as sbatch, squeue, scontrol, scancel, sacct, sinfo or srun
 
-FAKE_SLURM names the folder of the state. A job starts at once unless the state says `hold`. Nodes are n1 to n4. What it
+SLURM_CONF names the folder of the state. A job starts at once unless the state says `hold`. Nodes are n1 to n4. What it
 knows is what torchrelay asks for, in the words of Slurm 22.05.
 """
 
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(os.environ["FAKE_SLURM"])
+FOLDER = Path(os.environ["SLURM_CONF"])
 NODES = ["n1", "n2", "n3", "n4"]
 KILL_WAIT_S = 5.0
 State = dict[str, Any]
@@ -108,7 +108,7 @@ def _run(argv: list[str]) -> int:
     """Be the batch step of a job."""
     with state() as now:
         job = now["jobs"][argv[0]]
-    names = ("PATH", "FAKE_SLURM", "HOME")
+    names = ("PATH", "SLURM_CONF", "HOME")
     environment = {name: os.environ[name] for name in names if name in os.environ} | {
         "SLURM_JOB_ID": raw_id(argv[0]),
         "SLURM_JOB_NODELIST": ",".join(job["nodes"]),
