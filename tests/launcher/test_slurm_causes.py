@@ -10,7 +10,7 @@ from torchrelay.contract.exit_codes import Outcome, RunState
 from torchrelay.contract.records import Failure, OutcomeRecord, StopRequest
 from torchrelay_launch.backends.slurm import client
 from torchrelay_launch.backends.slurm.causes import Evidence, Words, cause_of, read_words
-from torchrelay_launch.backends.slurm.client import Job, SchedulerError, explained
+from torchrelay_launch.backends.slurm.client import Job, SchedulerAwayError, SchedulerError, explained
 from torchrelay_launch.backends.slurm.partitions import minutes
 from torchrelay_launch.backends.slurm.states import Cause
 from torchrelay_launch.backends.slurm.watching import observed
@@ -117,10 +117,10 @@ def test_slurms_times(text: str, expected: int | None) -> None:
             "resources",
         ),
         ("sbatch: unrecognized option '--nicee=1'", ConfigError, "slurm.extra"),
-        ("sbatch: error: Munge encode failed: Failed to access ...", SchedulerError, "munge"),
+        ("sbatch: error: Munge encode failed: Failed to access ...", SchedulerAwayError, "munge"),
         (
             "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
-            SchedulerError,
+            SchedulerAwayError,
             "slurmctld",
         ),
         (

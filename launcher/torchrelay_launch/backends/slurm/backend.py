@@ -146,7 +146,7 @@ class SlurmHandle:
             return None
         self._asked = now
         observed = watching.observe(self._storage, newest)
-        if observed is None or observed.live:
+        if observed is None or observed.live or observed.unreachable:
             return None
         return outcome.exit_code if outcome else int(ExitCode.KILLED)
 

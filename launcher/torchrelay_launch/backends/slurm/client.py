@@ -4,13 +4,18 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torchrelay.contract.errors import ConfigError, TorchrelayError
 from torchrelay.contract.exit_codes import ExitCode
 
+T = TypeVar("T")
 LIMIT_S = 60.0
+PATIENCE_S = 600.0  # for a Slurm that is away: longer than a restart or a failover of slurmctld takes
+LONGEST_WAIT_S = 10.0
 GONE = "Invalid job id specified"
 
 
@@ -18,6 +23,10 @@ class SchedulerError(TorchrelayError):
     """Slurm itself does not answer, or has no room now; trying again later may help. Exit code 74, as for storage."""
 
     exit_code = ExitCode.STORAGE
+
+
+class SchedulerAwayError(SchedulerError):
+    """Slurm does not answer at all, so nothing is known of its jobs."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,25 @@ def _called(
             argv, env=environment, text=True, capture_output=True, timeout=limit_s, check=False, input=given
         )
     except subprocess.TimeoutExpired:
-        raise SchedulerError(
+        raise SchedulerAwayError(
             f"`{argv[0]}` did not answer within {limit_s:g} s; `scontrol ping` shows how Slurm is"
         ) from None
     if done.returncode != 0:
         raise explained(argv[0], done.stderr or done.stdout)
     return done
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """What `ask` returns, once Slurm answers: after up to 10 minutes. Raises: TorchrelayError."""
+    deadline, wait_s = time.monotonic() + PATIENCE_S, 1.0
+    while True:
+        try:
+            return ask()
+        except SchedulerAwayError:
+            if time.monotonic() + wait_s > deadline:
+                raise
+        time.sleep(wait_s)
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
 def submit(script: str, *arguments: str, options: Sequence[str] = ()) -> str:
@@ -138,12 +160,10 @@ def explained(command: str, stderr: str) -> TorchrelayError:
     """The error that a command's complaint stands for."""
     lines = [re.sub(rf"^{command}: (?:error|fatal): ", "", line).strip() for line in stderr.splitlines()]
     said = "; ".join(dict.fromkeys(line for line in lines if line)) or "it gave no reason"
-    for pattern, hint in _UNREACHABLE:
-        if re.search(pattern, said, re.IGNORECASE):
-            return SchedulerError(f"{hint} ({command} says: {said})")
-    for pattern, hint in _REFUSED:
-        if re.search(pattern, said, re.IGNORECASE):
-            return ConfigError(f"{hint} ({command} says: {said})")
+    for kind, hints in ((SchedulerAwayError, _AWAY), (SchedulerError, _NOT_NOW), (ConfigError, _REFUSED)):
+        for pattern, hint in hints:
+            if re.search(pattern, said, re.IGNORECASE):
+                return kind(f"{hint} ({command} says: {said})")
     return ConfigError(f"Slurm refuses: {said}")
 
 
@@ -161,10 +181,12 @@ _HARMLESS = re.compile(
     r"PATH|LD_LIBRARY_PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|KRB5CCNAME|SLURM_(CONF|CLUSTERS|TIME_FORMAT)"
     r"|SBATCH_(?!EXPORT)\w+"
 )
-_UNREACHABLE = (
+_AWAY = (
     (r"munge|authentication|credential", "munge does not work on this machine; ask whoever runs it to start munged"),
     (r"unable to contact|connection refused|connect failure|timed out|not responding|unable to connect|backup mode",
      "slurmctld does not answer; `scontrol ping` shows whether it is up"),
+)  # fmt: skip
+_NOT_NOW = (
     (r"establish a configuration source|configuration file|SLURM_CONF", "Slurm is not configured on this machine"),
     (r"temporarily unable|submit.{0,20}limit|MaxSubmitJob|resource temporarily",
      "Slurm takes no more jobs from you now"),

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 from torchrelay.contract import layout, records
 from torchrelay.contract.errors import TorchrelayError
@@ -39,11 +40,12 @@ class Succession:
             return
         stop = records.read(self.storage, StopRequest, layout.attempt_file(self.task.number, "stop"))
         if stop is not None:  # it came after we had looked
-            client.cancel([next_job])
+            client.patiently(lambda: client.cancel([next_job]))
             self.storage.replace(layout.attempt_file(self.number, "stop"), records.dump(stop))
             journal.conclude(self.storage, self.number, Outcome.PREEMPTED, None, int(ExitCode.PREEMPTED))
         if self._requeued():
-            client.cancel([self.start.job_id])  # or it would come back, to find that the run is another job's
+            # or it would come back, to find that the run is another job's
+            client.patiently(lambda: client.cancel([self.start.job_id]))
 
     def _mode(self) -> str:
         mode = self.task.job.slurm.requeue
@@ -51,14 +53,16 @@ class Succession:
 
     def _requeued(self) -> bool:
         """Whether Slurm itself is requeueing this job already."""
-        return int(client.show("job", self.start.job_id).get("Restarts", 0)) > self.start.restart_count
+        job = client.patiently(lambda: client.show("job", self.start.job_id))
+        return int(job.get("Restarts", 0)) > self.start.restart_count
 
     def _submit(self, exclude: list[str], begin: list[str]) -> str | None:
         """Submit the same script again: a fresh job starts in seconds where a requeued one is held for two minutes."""
         for nodes in [exclude, []] if exclude else [[]]:
             options = begin + ([f"--exclude={','.join(nodes)}"] if nodes else [])
+            submit = partial(client.submit, os.environ.get(SCRIPT, ""), str(self.number), options=options)
             try:
-                job_id = client.submit(os.environ.get(SCRIPT, ""), str(self.number), options=options)
+                job_id = client.patiently(submit)
             except TorchrelayError as error:
                 print(f"torchrelay: the next attempt is not accepted: {error}", flush=True)  # noqa: T201 - job's output
                 continue
@@ -70,7 +74,7 @@ class Succession:
         if self._requeued():
             return
         try:
-            client.call("scontrol", "requeue", self.start.job_id)
+            client.patiently(lambda: client.call("scontrol", "requeue", self.start.job_id))
         except TorchrelayError as error:
             if self.task.job.slurm.requeue == "auto" and self._submit([], []):
                 return

@@ -1,31 +1,35 @@
 """How an attempt stands, as Slurm sees it: what a run's storage alone cannot tell."""
 
 from torchrelay.contract import layout, records
-from torchrelay.contract.errors import TorchrelayError
+from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import RunState
 from torchrelay.contract.records import AttemptRecord
 from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.slurm import client, journal
-from torchrelay_launch.backends.slurm.client import Job
+from torchrelay_launch.backends.slurm.client import Job, SchedulerAwayError, SchedulerError
 from torchrelay_launch.backends.slurm.policy import NEVER
 from torchrelay_launch.backends.slurm.states import ALIVE, BUDGETS, run_state
 from torchrelay_launch.runs.observed import Observed
 
 
 def observe(storage: Storage, attempt: int) -> Observed | None:
-    """What Slurm says of an attempt; None if it cannot be asked. Raises: StorageError."""
+    """What Slurm says of an attempt; None if it cannot be asked from here. Raises: StorageError."""
     record = records.read(storage, AttemptRecord, layout.attempt_file(attempt, "attempt"))
     if record is None or not record.backend_id:
         return None
-    if journal.outcome_of(storage, attempt) is not None:
-        return _after_outcome(storage, attempt, record.backend_id)
+    ended = journal.outcome_of(storage, attempt) is not None
+    begun = journal.read_begin(storage, attempt) is not None
     try:
+        if ended:
+            return _after_outcome(storage, attempt, record.backend_id, begun=begun)
         job = client.find_job(record.backend_id) or _from_accounting(record.backend_id)
-    except TorchrelayError:
+    except SchedulerAwayError as error:
+        return Observed(RunState.RUNNING if ended and begun else None, str(error), unreachable=True)
+    except (SchedulerError, ConfigError):
         return None
     if job is None:
         return Observed(RunState.FAILED, error=f"Slurm no longer knows job {record.backend_id}")
-    return observed(job, begun=journal.read_begin(storage, attempt) is not None)
+    return observed(job, begun=begun)
 
 
 def observed(job: Job, *, begun: bool) -> Observed:
@@ -42,15 +46,11 @@ def observed(job: Job, *, begun: bool) -> Observed:
     return Observed(RunState.FAILED, ended, f"{ended}{_why(job)} before the attempt could say how it ended")
 
 
-def _after_outcome(storage: Storage, attempt: int, job_id: str) -> Observed | None:
+def _after_outcome(storage: Storage, attempt: int, job_id: str, *, begun: bool) -> Observed | None:
     """An attempt has ended, but its job may still be about to go on, or have decided that the run does not."""
     end = journal.read_end(storage, attempt)
     if end is None:
-        try:
-            alive = journal.read_begin(storage, attempt) is not None and _alive(job_id)
-        except TorchrelayError:
-            return None
-        if alive:
+        if begun and _alive(job_id):
             return Observed(RunState.RUNNING, f"job {job_id} decides how to go on")
         end = journal.read_end(storage, attempt)  # written before the job ended, if at all
     if end is None:
