@@ -33,9 +33,9 @@ def main(argv: list[str]) -> int:
 
 
 def _supervise(argv: list[str]) -> int:
-    from torchrelay_launch.supervisor.fork_client import ForkServer
+    from torchrelay_launch.supervisor.fork_client import started_early
 
-    server = ForkServer()  # imports torch while this process imports the rest
+    server = started_early()  # imports torch while this process imports the rest
     import asyncio
 
     from torchrelay.contract.storage import open_storage

@@ -290,11 +290,12 @@ def test_torchrun_shows_the_command_of_its_own_start(start: Start) -> None:
     assert attempt.status().history[-1].restarts == 1
 
 
-def test_restart_goes_without_the_fork_server(start: Start) -> None:
+@pytest.mark.parametrize("victims", [("guard of",), ("fork server of", "script.py")])
+def test_what_was_killed_is_started_again(start: Start, victims: tuple[str, ...]) -> None:
     attempt = start(RUNTIME_RANK, procs=2)
     attempt.await_log("ready", 2)
-    for victim in (*attempt.pids("fork server of"), attempt.pids("script.py")[-1]):
-        os.kill(victim, signal.SIGKILL)
+    for victim in victims:
+        os.kill(attempt.pids(victim)[-1], signal.SIGKILL)
     assert attempt.wait() == 0
     assert attempt.status().history[-1].restarts == 1
     attempt.await_end_of_all()
@@ -307,16 +308,6 @@ def test_broken_torch_is_shown_as_it_is(start: Start, tmp_path: Path, monkeypatc
     attempt = start(RUNTIME_RANK, on_failure=0)
     assert attempt.wait() == 70
     assert "libcudart is not there" in (attempt.status().error or "")
-    attempt.await_end_of_all()
-
-
-def test_killed_guard_is_a_failure_like_any_other(start: Start) -> None:
-    attempt = start(RUNTIME_RANK, procs=2)
-    attempt.await_log("ready", 2)
-    (guard,) = attempt.pids("guard of")
-    os.kill(guard, signal.SIGKILL)
-    assert attempt.wait() == 0
-    assert attempt.status().history[-1].restarts == 1
     attempt.await_end_of_all()
 
 

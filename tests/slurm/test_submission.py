@@ -28,6 +28,12 @@ def everything_readable(folder: Path) -> str:
     return "\n".join(file.read_text(errors="replace") for file in files)
 
 
+def recorded_environment(slurm: Cluster) -> str:
+    """What slurmctld has written down of the environments of the jobs that it knows."""
+    files = (slurm.folder / "ctld").glob("hash.*/job.*/environment")
+    return "\n".join(file.read_bytes().replace(b"\0", b"\n").decode(errors="replace") for file in files)
+
+
 def test_values_arrive_unharmed_and_secrets_stay_secret(slurm: Cluster, slurm_relay: Any, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     notes.mkdir()
@@ -38,6 +44,7 @@ def test_values_arrive_unharmed_and_secrets_stay_secret(slurm: Cluster, slurm_re
     slurm_relay.wait_for_step(1)
     record = slurm.output("scontrol", "show", "job", slurm_relay.job_id())
     script = slurm.output("scontrol", "write", "batch_script", slurm_relay.job_id(), "-")
+    recorded = recorded_environment(slurm)
     (environment_file,) = slurm_relay.run().glob("slurm/*.env")
     assert stat.S_IMODE(environment_file.stat().st_mode) == 0o600
     slurm_relay.wait_for_end()
@@ -51,7 +58,8 @@ def test_values_arrive_unharmed_and_secrets_stay_secret(slurm: Cluster, slurm_re
         assert arrived["cwd"] == str(slurm_relay.folder)
         assert SECRET not in " ".join(arrived["argv"])
     assert f"Comment={comment}" in record
-    for text in (record, script, everything_readable(slurm_relay.run())):
+    assert "PATH=" in recorded  # which is harmless, and shows that this is the place
+    for text in (record, recorded, script, everything_readable(slurm_relay.run())):
         assert SECRET not in text
 
 

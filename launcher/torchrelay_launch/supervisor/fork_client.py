@@ -78,3 +78,11 @@ class ForkServer:
         self._channel.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+
+def started_early() -> ForkServer | None:
+    """A fork server, or None where there is no room for one now: the first start tries again, and can do without."""
+    try:
+        return ForkServer()
+    except OSError:
+        return None

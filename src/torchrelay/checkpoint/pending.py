@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-_NICENESS = 10  # a tenth of a core that others want too
+_NICER = 10  # leaves it a tenth of a core that others want too
 
 
 class Pending(Generic[T]):
@@ -58,5 +58,6 @@ class Pending(Generic[T]):
 def _yield_to_others() -> None:
     """Lower the priority of this thread, and of those that it starts: in Linux each has its own, see sched(7)."""
     if sys.platform == "linux":
+        me = threading.get_native_id()
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            os.setpriority(os.PRIO_PROCESS, me, os.getpriority(os.PRIO_PROCESS, me) + _NICER)
