@@ -11,7 +11,7 @@ from torchrelay.contract.exit_codes import Outcome, RunState
 from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.base import load_backend
 from torchrelay_launch.display.style import note
-from torchrelay_launch.runs import RunStatus, run_status
+from torchrelay_launch.runs.status import RunStatus, run_status
 
 ASK_EVERY_S = {"kubernetes": 2.0}  # others know for themselves how often they may be asked
 WORDS_EVERY_S = 5.0

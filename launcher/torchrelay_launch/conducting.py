@@ -11,7 +11,7 @@ from torchrelay_launch.display.sweep_table import results_text
 from torchrelay_launch.following import INTERRUPTED
 from torchrelay_launch.interrupts import Interrupts
 from torchrelay_launch.results import results_of
-from torchrelay_launch.runs import open_for
+from torchrelay_launch.runs.locate import open_for
 from torchrelay_launch.runs.sweeps import Sweep, last_request
 from torchrelay_launch.sessions import follow_to_end
 from torchrelay_launch.spec.models import JobSpec

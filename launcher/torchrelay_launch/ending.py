@@ -4,7 +4,7 @@ import socket
 import time
 
 from torchrelay_launch import processes
-from torchrelay_launch.runs import AttemptStatus
+from torchrelay_launch.runs.status import AttemptStatus
 
 _PATIENCE_S = 10.0
 

@@ -12,7 +12,7 @@ from torchrelay_launch.display.summary import summary
 from torchrelay_launch.following import Following, View
 from torchrelay_launch.interrupts import Interrupts
 from torchrelay_launch.progress import Progress
-from torchrelay_launch.runs import run_status
+from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.starting import Started
 

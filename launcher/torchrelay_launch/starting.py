@@ -1,47 +1,18 @@
-"""Starting an attempt: claim its number in storage, then hand it to a backend."""
+"""Starting an attempt of a plan: claim its number in storage, then hand it to a backend."""
 
 import contextlib
 import dataclasses
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from torchrelay.contract import layout, records
 from torchrelay.contract.errors import TorchrelayError
 from torchrelay.contract.exit_codes import Outcome
 from torchrelay.contract.records import AttemptRecord, Failure, OutcomeRecord
 from torchrelay.contract.storage import Storage
-from torchrelay_launch.backends.base import Backend, Handle, RunRef, Submission, load_backend
-from torchrelay_launch.runs import claim, create_run, new_attempt
-from torchrelay_launch.spec.models import JobSpec
-
-RUN_ID = "RUN_ID"  # stands in `render` for what is only known when the run is made
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be started, and where."""
-
-    job: JobSpec
-    backend: Backend
-    storage_url: str  # where runs are kept
-    workdir: Path = field(default_factory=Path.cwd)  # relative paths of the job start from here
-    sources: dict[str, str] = field(default_factory=dict)
-    source_text: str = ""
-
-    def rehearse(self, run_id: str = RUN_ID) -> Submission:
-        """What starting it as a new run would do. Raises: ConfigError if it cannot run there."""
-        url = f"{self.storage_url.rstrip('/')}/{run_id}"
-        return self.backend.render(self.job, RunRef(run_id, url, 1, str(self.workdir), self.sources))
-
-    def warnings(self) -> list[str]:
-        """What the user should know before it starts. Raises: ConfigError for what cannot work on this machine."""
-        found = list(self.rehearse().warnings)
-        if self.backend.name == "local":
-            from torchrelay_launch.preflight import check_local
-
-            found += check_local(self.job, self.storage_url)
-        return found
+from torchrelay_launch.backends.base import Handle, RunRef, Submission
+from torchrelay_launch.planning import Plan
+from torchrelay_launch.runs.claims import claim, create_run, new_attempt
 
 
 @dataclass(frozen=True)
@@ -51,11 +22,6 @@ class Started:
     storage: Storage
     attempt: AttemptRecord
     handle: Handle
-
-
-def plan(job: JobSpec, on: str | None, storage_url: str) -> Plan:
-    """A plan on the backend that `--on` names, else the spec's. Raises: ConfigError if there is none."""
-    return Plan(job, load_backend(on or job.backend), storage_url)
 
 
 def start_new(what: Plan, *, tethered: bool) -> Started:

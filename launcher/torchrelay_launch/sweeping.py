@@ -4,106 +4,24 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from torchrelay.contract import layout
 from torchrelay.contract.errors import ConfigError, TorchrelayError
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import AttemptRecord
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.storage_options import to_environment
-from torchrelay_launch.backends.base import Backend, RunRef, Submission, Together, load_backend
-from torchrelay_launch.runs import create_run, open_for
+from torchrelay_launch.backends.base import RunRef, Submission, load_backend
+from torchrelay_launch.planning import Plan, SweepPlan, together
+from torchrelay_launch.runs.claims import create_run
+from torchrelay_launch.runs.locate import open_for
 from torchrelay_launch.runs.sweeps import Sweep, create_sweep
 from torchrelay_launch.spec.models import JobSpec
-from torchrelay_launch.spec.point_names import label
 from torchrelay_launch.spec.reader import load_resolved
-from torchrelay_launch.spec.sweep import Point, fields_of
-from torchrelay_launch.starting import Plan, Started, claimed, note_failure, start_attempt
+from torchrelay_launch.starting import Started, claimed, note_failure, start_attempt
 
-SWEEP_ID = "SWEEP_ID"  # stands in `render` for what is only known when the sweep is made
 BEGIN_S = 3.0  # how long the process in the background is watched
 LOOK_S = 0.2
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """What is to be started: a plan for each point."""
-
-    plans: tuple[Plan, ...]
-    points: tuple[Point, ...]
-    at_once: int | None = None
-
-    @property
-    def backend(self) -> Backend:
-        return self.plans[0].backend
-
-    @property
-    def fields(self) -> list[str]:
-        """The dotted fields that any point sets."""
-        return fields_of(self.points)
-
-    def label(self, point: Point) -> str:
-        return label(point.values, self.fields)
-
-    def rehearse(self) -> list[Submission]:
-        """What starting each point would do. Raises: ConfigError, naming the point that cannot run there."""
-        found = []
-        for plan, point in zip(self.plans, self.points, strict=True):
-            with naming(self, point):
-                found.append(plan.rehearse(layout.point_run_id(SWEEP_ID, point.number)))
-        return found
-
-    def rehearse_together(self, submissions: list[Submission]) -> Together | None:
-        """The one command that starts all of them, where the backend has one."""
-        url = f"{self.plans[0].storage_url.rstrip('/')}/{SWEEP_ID}"
-        return together(self, submissions, RunRef(SWEEP_ID, url, 1, str(self.plans[0].workdir)))
-
-    def warnings(self) -> list[str]:
-        """What the user should know before it starts, each once. Raises: ConfigError for what cannot work."""
-        found: dict[str, None] = {}
-        for plan, point in zip(self.plans, self.points, strict=True):
-            with naming(self, point):
-                found |= dict.fromkeys(plan.warnings())
-        if self.at_once and self.rehearse_together(self.rehearse()) is None:
-            found[self._at_once_unheard()] = None
-        return list(found)
-
-    def check(self) -> None:
-        """Ask the backend about every point before anything is written. Raises: TorchrelayError."""
-        check = getattr(self.backend, "check", None)
-        asked = set()
-        for plan, point in zip(self.plans, self.points, strict=True):
-            wishes = repr((plan.job.resources, plan.job.slurm, plan.job.secrets))
-            if check is not None and wishes not in asked:
-                asked.add(wishes)
-                with naming(self, point):
-                    check(plan.job)
-
-    def _at_once_unheard(self) -> str:
-        if self.backend.name == "slurm":
-            return "sweep.at_once: has no effect, since these points are no array: each is a job of its own"
-        if self.backend.name == "local":
-            return "sweep.at_once: has no effect on this machine, which takes the points one after another"
-        return f"sweep.at_once: has no effect on {self.backend.name}, which gets all jobs at once"
-
-
-@contextmanager
-def naming(what: SweepPlan, point: Point) -> Iterator[None]:
-    """Name the point in a mistake that comes out of the block."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"point {point.number} ({what.label(point)}): {error}") from error
-
-
-def together(what: SweepPlan, submissions: list[Submission], sweep: RunRef) -> Together | None:
-    """How the backend starts all of these by one command; None if it cannot."""
-    ask = getattr(what.backend, "together", None)
-    return ask(submissions, sweep, what.at_once) if ask else None
 
 
 def make(what: SweepPlan) -> Sweep:

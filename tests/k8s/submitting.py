@@ -10,8 +10,9 @@ import pytest
 from torchrelay.contract.errors import TorchrelayError
 from torchrelay_launch.backends.kubernetes import generations
 from torchrelay_launch.backends.kubernetes.generations import Begin
+from torchrelay_launch.planning import plan
 from torchrelay_launch.spec.models import JobSpec
-from torchrelay_launch.starting import Started, plan, start_new
+from torchrelay_launch.starting import Started, start_new
 
 
 def with_options(job: JobSpec, **changes: Any) -> JobSpec:

@@ -22,9 +22,10 @@ from torchrelay_launch.backends.kubernetes.backend import KubernetesBackend
 from torchrelay_launch.backends.kubernetes.code import fetch
 from torchrelay_launch.backends.kubernetes.participation import take_part
 from torchrelay_launch.cli import main
-from torchrelay_launch.runs import run_status
+from torchrelay_launch.planning import plan
+from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.spec.models import JobSpec, Resources
-from torchrelay_launch.starting import plan, start_attempt
+from torchrelay_launch.starting import start_attempt
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the client's own
 

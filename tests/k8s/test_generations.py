@@ -12,7 +12,7 @@ from torchrelay.contract.records import Failure, OutcomeRecord, StopRequest
 from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.kubernetes import generations
 from torchrelay_launch.backends.kubernetes.generations import STOPPED, Begin
-from torchrelay_launch.runs import claim, create_run, new_attempt
+from torchrelay_launch.runs.claims import claim, create_run, new_attempt
 from torchrelay_launch.spec.models import JobSpec
 
 JOB = JobSpec(name="j", script="train.py")

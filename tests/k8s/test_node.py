@@ -18,7 +18,7 @@ from torchrelay.contract import manifest
 from torchrelay.contract.exit_codes import RunState
 from torchrelay.contract.storage import open_storage
 from torchrelay_launch.cli import main
-from torchrelay_launch.runs import RunStatus, run_status
+from torchrelay_launch.runs.status import RunStatus, run_status
 
 pytestmark = [
     pytest.mark.e2e,

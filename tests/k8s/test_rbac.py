@@ -12,7 +12,7 @@ from submitting import begin, pod, submit, with_options
 from torchrelay.contract.units import NodeCount
 from torchrelay_launch.backends.kubernetes import probing
 from torchrelay_launch.cli import main
-from torchrelay_launch.runs import run_status
+from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.spec.models import JobSpec, Resources
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.timeout(60)]  # of the client's own

@@ -18,7 +18,7 @@ from torchrelay_launch import afar
 from torchrelay_launch.backends.kubernetes import watching
 from torchrelay_launch.cli import main
 from torchrelay_launch.display.lines import status_line
-from torchrelay_launch.runs import run_status
+from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.starting import Started
 

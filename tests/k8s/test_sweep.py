@@ -10,7 +10,7 @@ from api_server import Cluster, serving
 from torchrelay.contract.exit_codes import RunState
 from torchrelay.contract.storage import open_storage
 from torchrelay_launch.cli import main
-from torchrelay_launch.runs import run_status
+from torchrelay_launch.runs.status import run_status
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the client's own
 

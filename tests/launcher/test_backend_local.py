@@ -7,8 +7,8 @@ import pytest
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.units import NodeCount, Size
-from torchrelay_launch import runs
 from torchrelay_launch.backends import RunRef, load_backend
+from torchrelay_launch.runs.claims import claim_attempt, create_run
 from torchrelay_launch.spec.models import JobSpec, Resources
 from torchrelay_launch.supervisor import options
 
@@ -56,8 +56,8 @@ def test_unknown_backends_are_named() -> None:
 
 
 def submit(job: JobSpec, workdir: Path) -> None:
-    storage = runs.create_run(str(workdir / "runs"), job)
-    runs.claim_attempt(storage, job, {}, "local", str(workdir), 0)
+    storage = create_run(str(workdir / "runs"), job)
+    claim_attempt(storage, job, {}, "local", str(workdir), 0)
     backend = load_backend("local")
     backend.submit(backend.render(job, RunRef("t", storage.url, 1, str(workdir))), tethered=False)
 

@@ -108,7 +108,7 @@ def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretender:
     pretender = Pretender()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TORCHRELAY_STORAGE", raising=False)
-    monkeypatch.setattr("torchrelay_launch.starting.load_backend", lambda name: pretender)
+    monkeypatch.setattr("torchrelay_launch.planning.load_backend", lambda name: pretender)
     (tmp_path / "job.yaml").write_text(SPEC)
     return pretender
 

@@ -18,7 +18,7 @@ from torchrelay.contract.records import Failure, OutcomeRecord, RunRecord
 from torchrelay.contract.storage import Storage, open_storage
 from torchrelay_launch import cli
 from torchrelay_launch.backends.base import Command, RunRef, Submission
-from torchrelay_launch.runs import run_status
+from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.runs.sweeps import ask_to_start_no_more, find_sweep
 from torchrelay_launch.spec.models import JobSpec
 
@@ -131,7 +131,7 @@ def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretender:
     pretender = Pretender()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TORCHRELAY_STORAGE", raising=False)
-    for module in ("starting", "sweeping"):
+    for module in ("planning", "sweeping"):
         monkeypatch.setattr(f"torchrelay_launch.{module}.load_backend", lambda name: pretender)
     monkeypatch.setattr("torchrelay_launch.runs.claims.time.strftime", lambda *_: "20261121-100000")
     monkeypatch.setattr("torchrelay_launch.runs.claims.os.urandom", lambda size: b"\xab\xcd" * (size // 2))

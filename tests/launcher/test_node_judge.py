@@ -11,7 +11,7 @@ from torchrelay.contract.exit_codes import Outcome
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.records import Failure, OutcomeRecord
 from torchrelay.contract.storage import LocalStorage
-from torchrelay_launch import runs
+from torchrelay_launch.runs.claims import claim_attempt, create_run
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.supervisor.coordinator import Verdict
 from torchrelay_launch.supervisor.gang import End, Ending
@@ -25,8 +25,8 @@ class Court:
     """A judge over a run on disk, and what it said."""
 
     def __init__(self, root: Path, allowed: int = 3, stopping: str | None = None) -> None:
-        self.storage = runs.create_run(str(root), JOB)
-        runs.claim_attempt(self.storage, JOB, {}, "local", "/", 0)
+        self.storage = create_run(str(root), JOB)
+        claim_attempt(self.storage, JOB, {}, "local", "/", 0)
         self.said: list[str] = []
         self.judge = Judge(self.storage, 1, allowed, self.said.append)
         self.judge.stopping = lambda: stopping
@@ -113,7 +113,7 @@ def test_what_the_ranks_wrote_holds(tmp_path: Path) -> None:
 
 def test_newer_attempt_ends_this_one(tmp_path: Path) -> None:
     court = Court(tmp_path)
-    runs.claim_attempt(court.storage, JOB, {}, "local", "/", 1)
+    claim_attempt(court.storage, JOB, {}, "local", "/", 1)
     assert court.verdict(failed()).exit_code == 76
     assert court.outcome().outcome is Outcome.SUPERSEDED
 

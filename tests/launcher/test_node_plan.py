@@ -8,7 +8,7 @@ import pytest
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.units import Duration, NodeCount
-from torchrelay_launch import runs
+from torchrelay_launch.runs.claims import claim_attempt, create_run
 from torchrelay_launch.spec.models import JobSpec, Resources, Restarts
 from torchrelay_launch.supervisor import plan
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
@@ -72,10 +72,10 @@ def test_no_free_port_says_so(planner: GangPlanner, monkeypatch: pytest.MonkeyPa
 def test_attempt_without_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no run"):
         plan.load_work(LocalStorage(tmp_path), 1)
-    storage = runs.create_run(str(tmp_path), JOB)
+    storage = create_run(str(tmp_path), JOB)
     with pytest.raises(ConfigError, match="has no attempt 2"):
         plan.load_work(storage, 2)
-    runs.claim_attempt(storage, JOB, {}, "local", str(tmp_path), 0)
+    claim_attempt(storage, JOB, {}, "local", str(tmp_path), 0)
     assert plan.load_work(storage, 1).job == JOB
 
 

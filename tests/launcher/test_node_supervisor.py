@@ -16,9 +16,12 @@ import pytest
 from torchrelay.contract.exit_codes import RunState
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.units import Duration, NodeCount
-from torchrelay_launch import processes, runs
+from torchrelay_launch import processes
 from torchrelay_launch.backends import RunRef, load_backend
 from torchrelay_launch.backends.base import Handle
+from torchrelay_launch.runs.claims import claim_attempt, create_run
+from torchrelay_launch.runs.status import RunStatus, run_status
+from torchrelay_launch.runs.stop import request_stop
 from torchrelay_launch.spec.models import JobSpec, Resources, Restarts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -70,8 +73,8 @@ class Attempt:
         assert code is not None
         return code
 
-    def status(self) -> runs.RunStatus:
-        return runs.run_status(self.storage)
+    def status(self) -> RunStatus:
+        return run_status(self.storage)
 
     def log(self) -> str:
         paths = self.status().history[-1].logs
@@ -127,9 +130,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         limit = restarts.pop("time_limit", None)
         resources = Resources(nodes=NodeCount(nodes, nodes), procs_per_node=procs, time_limit=limit)
         job = JobSpec(name="t", script="script.py", resources=resources, restarts=Restarts(**restarts), env=env)
-        storage = runs.create_run(str(tmp_path / "runs"), job)
-        record = runs.claim_attempt(storage, job, {}, "local", str(tmp_path), 0)
-        run = RunRef(runs.run_status(storage).run_id, storage.url, record.number, str(tmp_path))
+        storage = create_run(str(tmp_path / "runs"), job)
+        record = claim_attempt(storage, job, {}, "local", str(tmp_path), 0)
+        run = RunRef(run_status(storage).run_id, storage.url, record.number, str(tmp_path))
         backend = load_backend("local")
         return Attempt(storage, backend.submit(backend.render(job, run), tethered=tethered), mark)
 
@@ -210,7 +213,7 @@ def test_detached_run_outlives_its_launcher(start: Start) -> None:
 def test_stop_during_the_start_is_quick(start: Start) -> None:
     attempt = start(RUNTIME_RANK, procs=2)
     began = time.monotonic()
-    runs.request_stop(attempt.storage, "stop")
+    request_stop(attempt.storage, "stop")
     assert attempt.wait() == 75
     assert time.monotonic() - began < 15  # torchrun alone takes longer to start on a busy machine
     assert attempt.status().state is RunState.STOPPED
@@ -244,7 +247,7 @@ def test_cancel_does_not_wait(start: Start) -> None:
 def test_ranks_that_do_not_stop_are_killed_after_the_grace(start: Start) -> None:
     attempt = start(STUBBORN, grace=Duration(1))
     attempt.await_log("ready")
-    runs.request_stop(attempt.storage, "stop")
+    request_stop(attempt.storage, "stop")
     assert attempt.wait() == 75
     assert "did not stop within restarts.grace" in attempt.status().history[-1].failure.error  # type: ignore[union-attr]
     attempt.await_end_of_all()
@@ -352,9 +355,9 @@ def test_lost_node_ends_the_attempt(start: Start) -> None:
 
 def test_missing_script_is_the_users_to_fix(tmp_path: Path) -> None:
     job = JobSpec(name="t", script="nowhere.py")
-    storage = runs.create_run(str(tmp_path / "runs"), job)
-    runs.claim_attempt(storage, job, {}, "local", str(tmp_path), 0)
+    storage = create_run(str(tmp_path / "runs"), job)
+    claim_attempt(storage, job, {}, "local", str(tmp_path), 0)
     argv = [sys.executable, "-m", "torchrelay_launch", "node", "--run", storage.url, "--attempt", "1"]
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 78
-    assert runs.run_status(storage).error == f"script: there is no file 'nowhere.py' in {tmp_path}"
+    assert run_status(storage).error == f"script: there is no file 'nowhere.py' in {tmp_path}"

@@ -16,8 +16,12 @@ from torchrelay.contract.layout import Writer
 from torchrelay.contract.records import Failure, Heartbeat, OutcomeRecord, StopRequest
 from torchrelay.contract.settings import Json
 from torchrelay.contract.storage import Storage
-from torchrelay_launch import processes, runs
+from torchrelay_launch import processes
 from torchrelay_launch.runs import status as status_module
+from torchrelay_launch.runs.claims import claim_attempt, create_run
+from torchrelay_launch.runs.locate import find_run, open_for, storage_url
+from torchrelay_launch.runs.status import list_runs, run_status
+from torchrelay_launch.runs.stop import request_stop
 from torchrelay_launch.spec.models import JobSpec
 
 JOB = JobSpec(name="digits", script="train.py")
@@ -25,11 +29,11 @@ JOB = JobSpec(name="digits", script="train.py")
 
 @pytest.fixture
 def run(tmp_path: Path) -> Storage:
-    return runs.create_run(str(tmp_path / "runs"), JOB, "name: digits\n")
+    return create_run(str(tmp_path / "runs"), JOB, "name: digits\n")
 
 
 def claim(storage: Storage, expected_last: int = 0) -> None:
-    runs.claim_attempt(storage, JOB, {"script": "x.yaml:1:1"}, "local", "/", expected_last)
+    claim_attempt(storage, JOB, {"script": "x.yaml:1:1"}, "local", "/", expected_last)
 
 
 def beat(storage: Storage, *, pid: int = 0, attempt: int = 1, age_s: float = 0, host: str = "") -> None:
@@ -67,24 +71,24 @@ def test_storage_comes_from_the_option_then_the_environment_then_the_spec(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TORCHRELAY_STORAGE", raising=False)
-    assert runs.storage_url(None) == str(tmp_path / "runs")
-    assert runs.storage_url(None, "s3://bucket/runs") == "s3://bucket/runs"
+    assert storage_url(None) == str(tmp_path / "runs")
+    assert storage_url(None, "s3://bucket/runs") == "s3://bucket/runs"
     monkeypatch.setenv("TORCHRELAY_STORAGE", "elsewhere")
-    assert runs.storage_url(None, "spec") == str(tmp_path / "elsewhere")
-    assert runs.storage_url("/option", "spec") == "/option"
+    assert storage_url(None, "spec") == str(tmp_path / "elsewhere")
+    assert storage_url("/option", "spec") == "/option"
 
 
 def test_run_is_found_by_path_id_and_unique_start(run: Storage, tmp_path: Path) -> None:
     root = str(tmp_path / "runs")
     run_id = run.url.rpartition("/")[2]
     for text in (run.url, run_id, run_id[:-2], "digits"):
-        assert runs.find_run(text, root).url == run.url
+        assert find_run(text, root).url == run.url
 
 
 def test_ambiguous_start_lists_the_candidates(run: Storage, tmp_path: Path) -> None:
-    other = runs.create_run(str(tmp_path / "runs"), JOB)
+    other = create_run(str(tmp_path / "runs"), JOB)
     with pytest.raises(ConfigError, match="more than one") as raised:
-        runs.find_run("digits", str(tmp_path / "runs"))
+        find_run("digits", str(tmp_path / "runs"))
     for storage in (run, other):
         assert storage.url.rpartition("/")[2] in str(raised.value)
 
@@ -92,13 +96,13 @@ def test_ambiguous_start_lists_the_candidates(run: Storage, tmp_path: Path) -> N
 def test_unknown_run_names_the_nearest(run: Storage, tmp_path: Path) -> None:
     root, run_id = str(tmp_path / "runs"), run.url.rpartition("/")[2]
     with pytest.raises(ConfigError, match=f"did you mean {run_id}"):
-        runs.find_run(run_id.replace("digits", "digit"), root)
+        find_run(run_id.replace("digits", "digit"), root)
     with pytest.raises(ConfigError, match=f"the newest there: {run_id}"):
-        runs.find_run("zzz", root)
+        find_run("zzz", root)
     with pytest.raises(ConfigError, match="it holds no run at all"):
-        runs.find_run("zzz", str(tmp_path / "empty"))
+        find_run("zzz", str(tmp_path / "empty"))
     with pytest.raises(ConfigError, match=r"has no run\.json"):
-        runs.find_run(str(tmp_path / "nothing"), root)
+        find_run(str(tmp_path / "nothing"), root)
 
 
 def test_of_two_claims_at_once_exactly_one_wins(run: Storage) -> None:
@@ -123,24 +127,24 @@ def test_of_two_claims_at_once_exactly_one_wins(run: Storage) -> None:
 
 
 def test_new_run_is_pending_until_its_supervisor_shows_itself(run: Storage) -> None:
-    assert runs.run_status(run).state is RunState.PENDING
+    assert run_status(run).state is RunState.PENDING
     claim(run)
-    status = runs.run_status(run)
+    status = run_status(run)
     assert (status.state, status.attempts, status.backend, status.live) == (RunState.PENDING, 1, "local", True)
     beat(run)
-    assert runs.run_status(run).state is RunState.RUNNING
+    assert run_status(run).state is RunState.RUNNING
 
 
 def test_dead_supervisor_is_told_from_a_live_one(run: Storage) -> None:
     claim(run)
     beat(run, pid=ended_pid())
     event(run, Writer(1, 0), 30)
-    status = runs.run_status(run)
+    status = run_status(run)
     assert (status.state, status.exit_code, status.step, status.total_steps) == (RunState.FAILED, 137, 30, 100)
     assert "ended without a word" in (status.error or "")
     assert "starts again from the beginning" in (status.error or "")
     run.create("checkpoints/step-000000020-a0001-r00/manifest.json", b"{}")
-    assert "goes on from step 20" in (runs.run_status(run).error or "")
+    assert "goes on from step 20" in (run_status(run).error or "")
 
 
 def test_reused_pid_is_not_taken_for_the_supervisor(run: Storage) -> None:
@@ -150,45 +154,45 @@ def test_reused_pid_is_not_taken_for_the_supervisor(run: Storage) -> None:
     assert heartbeat is not None
     earlier = Heartbeat(**{**heartbeat.__dict__, "process_started": heartbeat.process_started - 1})
     run.replace(layout.attempt_file(1, "heartbeat"), records.dump(earlier))
-    assert runs.run_status(run).state is RunState.FAILED
+    assert run_status(run).state is RunState.FAILED
 
 
 def test_supervisor_on_another_machine_is_judged_by_its_heartbeats_age(run: Storage) -> None:
     claim(run)
     beat(run, host="elsewhere", age_s=20)
-    assert runs.run_status(run).state is RunState.RUNNING
+    assert run_status(run).state is RunState.RUNNING
     beat(run, host="elsewhere", age_s=31)
-    assert runs.run_status(run).state is RunState.FAILED
+    assert run_status(run).state is RunState.FAILED
 
 
 def test_heartbeats_on_object_storage_may_be_rarer() -> None:
-    run = runs.create_run(f"memory://runs-{os.urandom(4).hex()}", JOB)
+    run = create_run(f"memory://runs-{os.urandom(4).hex()}", JOB)
     claim(run)
     interval_s = Heartbeat.interval_on(run)
     assert interval_s > Heartbeat.INTERVAL_S
     for age_s, state in ((31, RunState.RUNNING), (6 * interval_s + 1, RunState.FAILED)):
         record = Heartbeat(time.time() - age_s, 1, "elsewhere", 0, "", interval_s=interval_s)
         run.replace(layout.attempt_file(1, "heartbeat"), records.dump(record))
-        assert runs.run_status(run).state is state
+        assert run_status(run).state is state
 
 
 def test_runs_are_found_below_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     root = f"memory://runs-{os.urandom(4).hex()}"
-    made = [runs.create_run(root, JobSpec(name=name, script="a.py")) for name in ("digits", "letters")]
-    assert {one.url for one in runs.list_runs(root)} == {one.url for one in made}
-    assert runs.find_run(made[0].url).url == made[0].url
-    assert runs.find_run("let", root).url == made[1].url
+    made = [create_run(root, JobSpec(name=name, script="a.py")) for name in ("digits", "letters")]
+    assert {one.url for one in list_runs(root)} == {one.url for one in made}
+    assert find_run(made[0].url).url == made[0].url
+    assert find_run("let", root).url == made[1].url
     monkeypatch.setenv("TORCHRELAY_STORAGE", root)
-    assert runs.find_run("digits").url == made[0].url
+    assert find_run("digits").url == made[0].url
     with pytest.raises(ConfigError, match="did you mean digits"):
-        runs.find_run("digitz-" + made[0].url.partition("digits-")[2])
+        find_run("digitz-" + made[0].url.partition("digits-")[2])
 
 
 def test_the_spec_says_how_its_storage_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHRELAY_STORAGE_OPTIONS", '{"retry_s": 7}')
 
     def retry_s(options: dict[str, Json]) -> float:
-        storage = runs.open_for(JobSpec(name="x", script="a.py", storage_options=options), "memory://runs")
+        storage = open_for(JobSpec(name="x", script="a.py", storage_options=options), "memory://runs")
         return float(storage.connection.limits.retry_s)  # type: ignore[attr-defined]
 
     assert retry_s({"retry_s": 9}) == 9
@@ -198,7 +202,7 @@ def test_the_spec_says_how_its_storage_is_reached(monkeypatch: pytest.MonkeyPatc
 def test_attempt_that_never_started_is_failed_after_a_while(run: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     claim(run)
     monkeypatch.setattr(status_module, "STARTING_S", -1.0)
-    status = runs.run_status(run)
+    status = run_status(run)
     assert status.state is RunState.FAILED
     assert "never started" in (status.error or "")
 
@@ -218,7 +222,7 @@ def test_outcome_gives_the_state(run: Storage, outcome: Outcome, code: int, stop
     if stopped:
         run.create(layout.attempt_file(1, "stop"), records.dump(StopRequest("stop", 0.0, "me")))
     finish(run, outcome, code, Failure("bad luck", code) if outcome is Outcome.FAILED else None)
-    status = runs.run_status(run)
+    status = run_status(run)
     assert (status.state, status.exit_code, status.step) == (state, code, 7)
     assert (status.error is not None) == (state is RunState.FAILED)
     assert not status.live
@@ -230,11 +234,11 @@ def test_step_is_that_of_the_last_gang(run: Storage) -> None:
     event(run, Writer(1, 0), 50)
     event(run, Writer(1, 1), 40)
     run.append(layout.events_file(Writer(1, 1)), b'{"event": "step", "step": 99')
-    assert runs.run_status(run).step == 40
+    assert run_status(run).step == 40
 
 
 def test_status_json_has_the_documented_fields(run: Storage) -> None:
-    assert list(runs.run_status(run).json()) == [
+    assert list(run_status(run).json()) == [
         *("run_id", "url", "state", "step", "total_steps", "attempts", "backend", "backend_id"),
         *("last_checkpoint_step", "exit_code", "error"),
     ]
@@ -243,11 +247,11 @@ def test_status_json_has_the_documented_fields(run: Storage) -> None:
 def test_list_is_newest_first_and_leaves_out_what_is_damaged(
     run: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    newer = runs.create_run(str(tmp_path / "runs"), JOB)
+    newer = create_run(str(tmp_path / "runs"), JOB)
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "run.json").write_text("{")
     (tmp_path / "runs" / "other").mkdir()
-    assert [one.url for one in runs.list_runs(str(tmp_path / "runs"))] == [newer.url, run.url]
+    assert [one.url for one in list_runs(str(tmp_path / "runs"))] == [newer.url, run.url]
     assert "left out the run broken" in caplog.text
 
 
@@ -255,9 +259,9 @@ def test_stop_is_asked_once_and_cancel_takes_its_place(run: Storage) -> None:
     claim(run)
     beat(run, pid=ended_pid())
     with pytest.raises(ConfigError, match="nothing to stop"):
-        runs.request_stop(run, "stop")
+        request_stop(run, "stop")
     beat(run)
-    first = runs.request_stop(run, "stop")
-    assert runs.request_stop(run, "stop") == first
-    assert runs.request_stop(run, "cancel").kind == "cancel"
-    assert runs.request_stop(run, "stop").kind == "cancel"
+    first = request_stop(run, "stop")
+    assert request_stop(run, "stop") == first
+    assert request_stop(run, "cancel").kind == "cancel"
+    assert request_stop(run, "stop").kind == "cancel"

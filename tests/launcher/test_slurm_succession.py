@@ -13,7 +13,7 @@ from torchrelay_launch.backends.slurm.attempts import Start, Task
 from torchrelay_launch.backends.slurm.journal import Begin, End
 from torchrelay_launch.backends.slurm.states import Cause
 from torchrelay_launch.backends.slurm.succession import Succession
-from torchrelay_launch.runs import new_attempt
+from torchrelay_launch.runs.claims import new_attempt
 from torchrelay_launch.spec.models import JobSpec, Slurm
 
 SUBMITTED = "9"

@@ -141,7 +141,7 @@ class Backend(Protocol):
 
 
 _BACKENDS = {
-    "local": "torchrelay_launch.backends.local:LocalBackend",
+    "local": "torchrelay_launch.backends.local.backend:LocalBackend",
     "slurm": "torchrelay_launch.backends.slurm.backend:SlurmBackend",
     "kubernetes": "torchrelay_launch.backends.kubernetes.backend:KubernetesBackend",
 }

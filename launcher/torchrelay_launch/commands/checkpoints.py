@@ -19,7 +19,7 @@ from torchrelay_launch.arguments import add_json, add_run, at_least, explain
 from torchrelay_launch.display import quantities
 from torchrelay_launch.display.style import note, paint
 from torchrelay_launch.display.table import table
-from torchrelay_launch.runs import find_run
+from torchrelay_launch.runs.locate import find_run
 
 _HEADER = ("STEP", "AGE", "SIZE", "RANKS", "METRICS", "STATE", "FOLDER")
 

@@ -9,7 +9,8 @@ from torchrelay.contract.storage import Storage
 from torchrelay_launch.arguments import add_json, add_run, explain
 from torchrelay_launch.display.description import as_json, as_text
 from torchrelay_launch.progress import Progress
-from torchrelay_launch.runs import find_run, run_status
+from torchrelay_launch.runs.locate import find_run
+from torchrelay_launch.runs.status import run_status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

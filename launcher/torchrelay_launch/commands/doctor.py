@@ -8,7 +8,7 @@ from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay_launch.arguments import BACKENDS, add_json, add_set, add_storage, explain
 from torchrelay_launch.display.style import note
-from torchrelay_launch.runs import storage_url
+from torchrelay_launch.runs.locate import storage_url
 
 _MARKS = {True: "ok", False: "WRONG", None: "note"}
 

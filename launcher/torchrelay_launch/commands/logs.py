@@ -15,7 +15,8 @@ from torchrelay_launch.arguments import add_run, at_least, explain
 from torchrelay_launch.display.style import note
 from torchrelay_launch.display.text import clean
 from torchrelay_launch.ending import leaving
-from torchrelay_launch.runs import find_run, run_status
+from torchrelay_launch.runs.locate import find_run
+from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.tailing import LogTail, node_logs, whole_lines
 
 _LOOK_EVERY_S = 0.3

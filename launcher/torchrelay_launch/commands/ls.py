@@ -11,8 +11,8 @@ from torchrelay_launch.display.lines import run_table
 from torchrelay_launch.display.style import note
 from torchrelay_launch.display.sweep_table import results_json, results_text
 from torchrelay_launch.results import results_of
-from torchrelay_launch.runs import RunStatus, list_runs, storage_url
-from torchrelay_launch.runs.status import at_once
+from torchrelay_launch.runs.locate import storage_url
+from torchrelay_launch.runs.status import RunStatus, at_once, list_runs
 from torchrelay_launch.runs.sweeps import find_sweep
 from torchrelay_launch.tailing import last_metrics
 

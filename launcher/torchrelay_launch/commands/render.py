@@ -8,10 +8,9 @@ from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.settings import Json, to_json
 from torchrelay_launch.arguments import add_job, add_json, at_least, explain
 from torchrelay_launch.backends.base import Command, Submission
-from torchrelay_launch.runs import storage_url
+from torchrelay_launch.planning import Plan, SweepPlan, plan
+from torchrelay_launch.runs.locate import storage_url
 from torchrelay_launch.spec.reader import read_spec
-from torchrelay_launch.starting import Plan, plan
-from torchrelay_launch.sweeping import SweepPlan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,13 +17,15 @@ from torchrelay_launch.display import quantities
 from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.style import note
 from torchrelay_launch.interrupts import Interrupts
-from torchrelay_launch.runs import RunStatus, find_run, open_for, run_status
+from torchrelay_launch.planning import Plan, plan
+from torchrelay_launch.runs.locate import find_run, open_for
+from torchrelay_launch.runs.status import RunStatus, run_status
 from torchrelay_launch.runs.sweeps import Sweep, look_for_sweep, sweep_status
 from torchrelay_launch.sessions import follow_to_end
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.spec.reader import LoadedSpec, load_resolved
 from torchrelay_launch.spec.resolved import change_recorded, differences
-from torchrelay_launch.starting import Plan, Started, plan, start_attempt
+from torchrelay_launch.starting import Started, start_attempt
 from torchrelay_launch.sweeping import plan_of_point, start_in_background, start_point
 
 

@@ -8,9 +8,10 @@ from torchrelay_launch.commands.render import plan_of, rehearse
 from torchrelay_launch.conducting import one_after_another, show_results, starting
 from torchrelay_launch.display.style import note
 from torchrelay_launch.interrupts import Interrupts
+from torchrelay_launch.planning import SweepPlan
 from torchrelay_launch.sessions import follow_to_end
 from torchrelay_launch.starting import start_new
-from torchrelay_launch.sweeping import SweepPlan, make
+from torchrelay_launch.sweeping import make
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

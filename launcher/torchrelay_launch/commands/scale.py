@@ -9,7 +9,8 @@ from torchrelay_launch.arguments import add_run, at_least, explain
 from torchrelay_launch.backends.base import load_backend
 from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.style import note
-from torchrelay_launch.runs import find_run, run_status
+from torchrelay_launch.runs.locate import find_run
+from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.spec.models import JobSpec
 
 

@@ -5,7 +5,8 @@ import json
 
 from torchrelay_launch.arguments import add_json, add_run, explain
 from torchrelay_launch.display.lines import status_line
-from torchrelay_launch.runs import find_run, run_status
+from torchrelay_launch.runs.locate import find_run
+from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.tailing import last_metrics
 
 

@@ -15,7 +15,9 @@ from torchrelay_launch.backends.base import load_backend
 from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.style import note
 from torchrelay_launch.ending import leaving
-from torchrelay_launch.runs import RunStatus, find_run, request_stop, run_status
+from torchrelay_launch.runs.locate import find_run
+from torchrelay_launch.runs.status import RunStatus, run_status
+from torchrelay_launch.runs.stop import request_stop
 from torchrelay_launch.runs.sweeps import Sweep, ask_to_start_no_more, look_for_sweep, sweep_status
 
 Kind = Literal["stop", "cancel"]

@@ -7,8 +7,9 @@ from torchrelay_launch.arguments import add_dry_run, add_job, explain
 from torchrelay_launch.commands.render import plan_of, rehearse
 from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.style import note
+from torchrelay_launch.planning import SweepPlan
 from torchrelay_launch.starting import start_new
-from torchrelay_launch.sweeping import SweepPlan, make, start_all, start_in_background
+from torchrelay_launch.sweeping import make, start_all, start_in_background
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

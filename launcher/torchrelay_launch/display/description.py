@@ -10,7 +10,7 @@ from torchrelay_launch.display.lines import time_left, whereabouts
 from torchrelay_launch.display.style import paint, paint_state
 from torchrelay_launch.display.table import pairs, table
 from torchrelay_launch.progress import Metrics, Progress
-from torchrelay_launch.runs import AttemptStatus, RunStatus
+from torchrelay_launch.runs.status import AttemptStatus, RunStatus
 from torchrelay_launch.spec.point_names import label
 
 _HEADER = ("ATTEMPT", "STATE", "EXIT", "STEP", "RESTARTS", "STARTED", "TOOK", "WHERE")

@@ -7,7 +7,7 @@ from torchrelay_launch.display import quantities
 from torchrelay_launch.display.style import paint, paint_state
 from torchrelay_launch.display.table import table
 from torchrelay_launch.progress import Metrics
-from torchrelay_launch.runs import RunStatus
+from torchrelay_launch.runs.status import RunStatus
 from torchrelay_launch.spec.point_names import label
 
 _HEADER = ("RUN", "STATE", "STEP", "METRIC", "AGE", "BACKEND")

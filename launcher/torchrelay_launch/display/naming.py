@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from torchrelay_launch.runs import storage_url
+from torchrelay_launch.runs.locate import storage_url
 
 
 def name_for_user(url: str) -> str:

@@ -13,7 +13,7 @@ from torchrelay_launch.display.naming import name_for_user, program
 from torchrelay_launch.display.style import paint, paint_state
 from torchrelay_launch.display.table import pairs
 from torchrelay_launch.progress import Best, Progress
-from torchrelay_launch.runs import RunStatus
+from torchrelay_launch.runs.status import RunStatus
 from torchrelay_launch.spec.models import JobSpec
 
 _TRACEBACK_LINES = 15

@@ -14,8 +14,8 @@ from torchrelay_launch.backends.base import LastWords, RunRef, Submission
 from torchrelay_launch.backends.kubernetes import generations, objects
 from torchrelay_launch.backends.kubernetes.refusals import ApiAwayError
 from torchrelay_launch.backends.kubernetes.submission import ObjectSubmission, submission_of
-from torchrelay_launch.runs import request_stop
 from torchrelay_launch.runs.claims import user_at_host
+from torchrelay_launch.runs.stop import request_stop
 from torchrelay_launch.spec.models import JobSpec
 
 LOOK_S = 1.0

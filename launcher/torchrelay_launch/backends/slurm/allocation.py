@@ -19,7 +19,7 @@ from torchrelay_launch.backends.slurm import client, node_findings, script, shel
 from torchrelay_launch.backends.slurm.backend import job_folder, write_environment, write_script
 from torchrelay_launch.backends.slurm.client import Job
 from torchrelay_launch.backends.slurm.states import ALIVE, run_state
-from torchrelay_launch.runs import open_for
+from torchrelay_launch.runs.locate import open_for
 from torchrelay_launch.spec.models import JobSpec, Resources
 
 LIMIT = Duration(120)

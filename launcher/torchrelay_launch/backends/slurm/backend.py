@@ -15,8 +15,9 @@ from torchrelay.contract.storage_options import to_environment
 from torchrelay_launch import code_snapshot
 from torchrelay_launch.backends.base import HIDDEN, Command, LastWords, RunRef, Submission, Together
 from torchrelay_launch.backends.slurm import array, client, journal, partitions, script, shell_environment, watching
-from torchrelay_launch.runs import open_for, request_stop
 from torchrelay_launch.runs.claims import user_at_host
+from torchrelay_launch.runs.locate import open_for
+from torchrelay_launch.runs.stop import request_stop
 from torchrelay_launch.spec.models import JobSpec, Kubernetes
 from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
 

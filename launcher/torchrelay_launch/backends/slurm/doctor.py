@@ -14,7 +14,7 @@ from torchrelay.contract.errors import TorchrelayError
 from torchrelay_launch.backends.base import Finding, RunRef
 from torchrelay_launch.backends.slurm import allocation, client, partitions
 from torchrelay_launch.backends.slurm.backend import SlurmBackend, job_folder
-from torchrelay_launch.runs import open_for
+from torchrelay_launch.runs.locate import open_for
 from torchrelay_launch.spec.models import JobSpec
 
 OLDEST = (21, 8)  # not tried on anything older
