@@ -4,9 +4,7 @@ import gc
 import json
 import math
 import os
-import signal
 import subprocess
-import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -327,85 +325,6 @@ def test_a_full_disk_is_reported_and_loses_nothing(small_disk: Path, tmp_path: P
     assert found is not None
     assert found.step == 3
     assert torch.equal(found.shared["model"]["w"], state["model"]["w"])
-
-
-KILLED = """
-import os, signal, sys, torch
-from pathlib import Path
-from torchrelay.checkpoint import CheckpointManager
-from torchrelay.contract import manifest
-from torchrelay.contract.layout import Writer
-from torchrelay.contract.storage import LocalStorage
-from torchrelay.contract.training import Checkpoint
-
-class Alone:
-    rank, world_size, store = 0, 1, None
-
-class Deadly(LocalStorage):
-    calls = 0
-    def kill(self):
-        Deadly.calls += 1
-        if Deadly.calls == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-    def create(self, path, *chunks):
-        self.kill()
-        super().create(path, *chunks)
-        self.kill()
-    def delete(self, path):
-        self.kill()
-        super().delete(path)
-        self.kill()
-    def _write_temporary(self, file, chunks):
-        written = super()._write_temporary(file, chunks)
-        self.kill()
-        return written
-
-root = Path(sys.argv[1])
-plain = LocalStorage(root)
-kill_at = 10**9
-state = {"model": {"w": torch.arange(5.0)}}
-saver = CheckpointManager(Deadly(root), Writer(1), Alone(), Checkpoint(keep_last=2), {})
-saver.save(1, state, {}, {})
-saver.save(2, state, {}, {})
-for kill_at in range(1, 100):
-    child = os.fork()
-    if child == 0:
-        Deadly.calls = 0
-        own = CheckpointManager(Deadly(root), Writer(1, kill_at), Alone(), Checkpoint(keep_last=2), {})
-        own.save(kill_at + 2, state, {}, {})
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    listed = manifest.committed(plain)
-    print(status, listed[0].step, sum(len(manifest.verify(plain, one.folder)) for one in listed), flush=True)
-    if status == 0:
-        break
-    if status != signal.SIGKILL:
-        sys.exit(1)
-"""
-
-
-def test_a_kill_at_any_point_of_a_save_loses_no_committed_state(tmp_path: Path) -> None:
-    """Each point of writing, committing, pruning and sweeping is a process that kills itself there.
-
-    After each, all committed checkpoints are whole, and the newest is the new one or the one before it.
-    """
-    script, root = tmp_path / "killed.py", tmp_path / "run"
-    script.write_text(KILLED)
-    ran = subprocess.run(
-        [sys.executable, str(script), str(root)], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    seen = [[int(part) for part in line.split()] for line in ran.stdout.splitlines()]
-    status, newest, problems = zip(*seen, strict=True)
-    assert status == (*[signal.SIGKILL] * (len(seen) - 1), 0)
-    assert len(seen) > 18  # four files with four points each, and the deletions
-    assert set(problems) == {0}
-    assert newest[0] == 2  # killed before anything was written
-    assert list(newest) == sorted(newest)
-    assert newest[-1] == len(seen) + 2  # the last one came through
-    found = manager(root, Writer(9)).restore()
-    assert found is not None
-    assert found.step == newest[-1]
 
 
 def test_restored_is_usable_without_the_files(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Kills a gang of two ranks at every point of a restore, a save, a commit and a sweep: `killed.py URL all|writing`.
+"""Kills a gang of two ranks at every point of a restore, a save, a commit and a sweep: `killed.py URL`.
 
-A point lies before and after each operation on the storage (`writing`: each that changes it). For each there is a
-process that restores, saves and cleans up, and kills itself there; and one after it that looks at what is left. Prints
-a line for each: the operation, the newest good step then, and the steps that should be there and are damaged.
+A point lies before and after each operation on the storage, and where a file is written but has no name yet. For each
+there is a process that restores, saves and cleans up, and kills itself there; and one after it that looks at what is
+left. Prints a line for each: the operation, the newest good step then, and the steps that should be there and are
+damaged.
 """
 
 import json
@@ -13,6 +14,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +23,12 @@ import torch.distributed as dist
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract import layout, manifest, retention
 from torchrelay.contract.layout import Writer
-from torchrelay.contract.storage import open_storage
+from torchrelay.contract.storage import Chunk, LocalStorage, open_storage
 from torchrelay.contract.training import Checkpoint
 
-URL, WHICH = sys.argv[1:]
+URL = sys.argv[1]
 DAMAGED = layout.checkpoint_folder(3, Writer(2))  # of a later writer, and so the newest for all attempts here
-CHANGING = ("create", "replace", "delete")
-OPERATIONS = (*CHANGING, "read", "open", "size", "list")
+OPERATIONS = ("create", "replace", "delete", "read", "open", "size", "list")
 RANKS = 2
 
 
@@ -38,10 +39,12 @@ class Deadly:
         self._inner, self._kill_at = inner, kill_at
         self.points: Counter[str] = Counter()
         self._lock = threading.Lock()
+        if isinstance(inner, LocalStorage):
+            inner._write_temporary = self._written(inner._write_temporary)  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        if name not in (CHANGING if WHICH == "writing" else OPERATIONS):
+        if name not in OPERATIONS:
             return found
 
         def deadly(path: str, *rest: Any) -> Any:
@@ -50,6 +53,16 @@ class Deadly:
                 return found(path, *rest)
             finally:
                 self._point(f"after {name} {path.rpartition('/')[2]}")
+
+        return deadly
+
+    def _written(self, write: Callable[[Path, tuple[Chunk, ...]], Path]) -> Callable[[Path, tuple[Chunk, ...]], Path]:
+        """The point at which a file is written and has not got its name yet."""
+
+        def deadly(file: Path, chunks: tuple[Chunk, ...]) -> Path:
+            temporary = write(file, chunks)
+            self._point(f"written {file.name}")
+            return temporary
 
         return deadly
 
