@@ -39,10 +39,11 @@ def _supervise(argv: list[str]) -> int:
     import asyncio
 
     from torchrelay.contract.storage import open_storage
-    from torchrelay_launch.supervisor import options, plan
+    from torchrelay_launch.supervisor import options
     from torchrelay_launch.supervisor.attempt import NodeSupervisor
+    from torchrelay_launch.supervisor.work import load_work
 
     chosen = options.parse(argv)
-    work = plan.load_work(open_storage(chosen.run), chosen.attempt)
+    work = load_work(open_storage(chosen.run), chosen.attempt)
     loop = asyncio.new_event_loop()
     return loop.run_until_complete(NodeSupervisor(chosen, work, server, _early).run())

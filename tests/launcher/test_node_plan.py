@@ -8,11 +8,12 @@ import pytest
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.units import Duration, NodeCount
+from torchrelay_launch import ports
 from torchrelay_launch.runs.claims import claim_attempt, create_run
 from torchrelay_launch.spec.models import JobSpec, Resources, Restarts
-from torchrelay_launch.supervisor import plan
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
-from torchrelay_launch.supervisor.plan import GangPlanner, Work
+from torchrelay_launch.supervisor.plan import GangPlanner
+from torchrelay_launch.supervisor.work import Work, check, load_work
 from torchrelay_launch.torchrun import run_port
 
 JOB = JobSpec(
@@ -64,24 +65,24 @@ def test_port_that_is_in_use_is_passed_over(planner: GangPlanner) -> None:
 
 
 def test_no_free_port_says_so(planner: GangPlanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "is_free", lambda port: False)
+    monkeypatch.setattr(ports, "is_free", lambda port: False)
     with pytest.raises(ConfigError, match="are in use"):
         planner.port(0)
 
 
 def test_attempt_without_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no run"):
-        plan.load_work(LocalStorage(tmp_path), 1)
+        load_work(LocalStorage(tmp_path), 1)
     storage = create_run(str(tmp_path), JOB)
     with pytest.raises(ConfigError, match="has no attempt 2"):
-        plan.load_work(storage, 2)
+        load_work(storage, 2)
     claim_attempt(storage, JOB, {}, "local", str(tmp_path), 0)
-    assert plan.load_work(storage, 1).job == JOB
+    assert load_work(storage, 1).job == JOB
 
 
 def test_missing_folder_is_the_users_to_fix(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
-        plan.check(JOB, str(tmp_path / "gone"))
+        check(JOB, str(tmp_path / "gone"))
 
 
 def test_what_the_storage_is_reached_with_stays_out_of_the_log(

@@ -1,5 +1,7 @@
 """The supervisor of one node: it starts torchrun, and owns what torchrun does not give.
 
+work.py           what an attempt is to run, by its records
+plan.py           what each start of the gang is made of
 attempt.py        one node's share of an attempt from the first start to the outcome
 coordinator.py    the nodes agree on every start, and on how the attempt ends
 gang.py           one start of torchrun: watching the ranks, stopping them, ending them

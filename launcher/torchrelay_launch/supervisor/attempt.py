@@ -28,8 +28,9 @@ from torchrelay_launch.supervisor.member import Member
 from torchrelay_launch.supervisor.messages import Message
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
 from torchrelay_launch.supervisor.output import NodeLog, Redactor
-from torchrelay_launch.supervisor.plan import GangPlanner, Work, check
+from torchrelay_launch.supervisor.plan import GangPlanner
 from torchrelay_launch.supervisor.starter import Starter
+from torchrelay_launch.supervisor.work import Work, check
 
 POLL_S = 1.0  # between looks for a request to stop
 OBJECT_STORAGE_POLL_S = 5.0

@@ -1,7 +1,5 @@
-"""From an attempt in storage to what this node starts: the job, its environment, and each start of the gang."""
+"""What this node starts: torchrun's arguments, the ranks' environment and their folders, for each start of the gang."""
 
-import errno
-import importlib.util
 import os
 import shutil
 import socket
@@ -9,62 +7,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchrelay.contract import environment, layout, records, settings
-from torchrelay.contract.errors import ConfigError, StorageError
-from torchrelay.contract.records import AttemptRecord, SpecRecord
-from torchrelay.contract.storage import Storage
+from torchrelay.contract import environment
+from torchrelay.contract.errors import ConfigError
 from torchrelay_launch.installed import torch_version
-from torchrelay_launch.spec.models import JobSpec
-from torchrelay_launch.supervisor.first_failure import TORCH_MISSING
+from torchrelay_launch.ports import first_free
 from torchrelay_launch.supervisor.gang import GangPlan
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
+from torchrelay_launch.supervisor.work import Work
 from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
 
 PORTS_TRIED = 50
-# Kept out of the log also where `secrets:` does not name them, unless they are as short as a test server's password.
-STORAGE_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_KEY")
-LIKE_A_SECRET = 16  # characters
-
-
-@dataclass(frozen=True)
-class Work:
-    """What this node is to run, as the attempt's records say."""
-
-    storage: Storage
-    job: JobSpec
-    run_id: str
-    workdir: str
-
-    @property
-    def secrets(self) -> list[str]:
-        """The values to keep out of the log."""
-        named = [os.environ[name] for name in self.job.secrets if os.environ.get(name)]
-        implied = [os.environ.get(name, "") for name in STORAGE_SECRETS]
-        return named + [value for value in implied if len(value) >= LIKE_A_SECRET]
-
-
-def load_work(storage: Storage, attempt: int) -> Work:
-    """Read the records of an attempt. Raises: ConfigError if there is no such attempt; StorageError."""
-    run = records.read_run(storage)
-    record = records.read(storage, AttemptRecord, layout.attempt_file(attempt, "attempt"))
-    spec = records.read(storage, SpecRecord, layout.attempt_file(attempt, "spec"))
-    if record is None or spec is None:
-        raise ConfigError(f"the run {storage.url} has no attempt {attempt}")
-    try:
-        job = settings.from_json(JobSpec, spec.spec)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StorageError(f"the spec of attempt {attempt} in {storage.url} is damaged: {error}") from error
-    return Work(storage, job, run.run_id, os.environ.get(environment.WORKDIR) or record.workdir)
-
-
-def check(job: JobSpec, workdir: str) -> None:
-    """What would make every start fail. Raises: ConfigError."""
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigError(TORCH_MISSING)
-    if not Path(workdir).is_dir():
-        raise ConfigError(f"the job's folder {workdir} does not exist on {socket.gethostname()}")
-    if job.script is not None and not (Path(workdir) / job.script).is_file():
-        raise ConfigError(f"script: there is no file {job.script!r} in {workdir}")
 
 
 @dataclass(frozen=True)
@@ -104,10 +56,11 @@ class GangPlanner:
     def port(self, restart: int) -> int:
         """A port of this machine for the rendezvous: the run's own, or the next that is free. Raises: ConfigError."""
         first = run_port(self.work.run_id, restart)
-        for port in range(first, first + PORTS_TRIED):
-            if is_free(port):
-                return port
-        raise ConfigError(f"all ports from {first} to {first + PORTS_TRIED - 1} are in use on {socket.gethostname()}")
+        port = first_free(range(first, first + PORTS_TRIED))
+        if port is None:
+            last = first + PORTS_TRIED - 1
+            raise ConfigError(f"all ports from {first} to {last} are in use on {socket.gethostname()}")
+        return port
 
     def _placement(self, restart: int, master_addr: str, master_port: int, logs: Path) -> Placement:
         return Placement(
@@ -133,20 +86,3 @@ class GangPlanner:
             environment.NODE: str(self.options.node),
             environment.REPORTS: str(reports),
         }
-
-
-def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of this machine now."""
-    return not any(_taken(family, port) for family in (socket.AF_INET, socket.AF_INET6))
-
-
-def _taken(family: socket.AddressFamily, port: int) -> bool:
-    try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family is socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind(("", port))
-    except OSError as error:
-        return error.errno == errno.EADDRINUSE  # anything else: this machine has no such addresses
-    return False

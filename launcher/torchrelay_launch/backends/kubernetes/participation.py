@@ -20,6 +20,7 @@ from torchrelay.contract.records import OutcomeRecord
 from torchrelay.contract.storage import Storage, open_storage
 from torchrelay_launch.backends.kubernetes import generations
 from torchrelay_launch.backends.kubernetes.generations import Begin
+from torchrelay_launch.ports import first_free
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
 
 LOOK_S = 0.5
@@ -228,12 +229,10 @@ def _meeting_host(name: str, address: str) -> str:
 
 def _free_port(first: int) -> int:
     """With the host's network, pods of other jobs may have the port. Raises: ConfigError."""
-    from torchrelay_launch.supervisor.plan import is_free
-
-    for port in range(first, first + PORTS):
-        if is_free(port):
-            return port
-    raise ConfigError(f"kubernetes.port: all ports from {first} to {first + PORTS - 1} are in use")
+    port = first_free(range(first, first + PORTS))
+    if port is None:
+        raise ConfigError(f"kubernetes.port: all ports from {first} to {first + PORTS - 1} are in use")
+    return port
 
 
 def _reap() -> None:

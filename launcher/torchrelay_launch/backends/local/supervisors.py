@@ -23,7 +23,7 @@ from torchrelay_launch.runs.locate import open_for
 from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.runs.stop import request_stop
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
-from torchrelay_launch.supervisor.plan import check
+from torchrelay_launch.supervisor.work import check
 
 START_S = 60.0
 CANCEL_S = 10.0

@@ -9,7 +9,6 @@ requeues by itself finds there how far the last start came.
 import argparse
 import dataclasses
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -73,7 +72,7 @@ class BatchJob:
         mine = {
             environment.ATTEMPT: str(task.number),
             COORDINATOR: meeting_point(self._start.job_id, self._start.nodes),
-            TOKEN_VARIABLE: secrets.token_hex(16),
+            TOKEN_VARIABLE: os.urandom(16).hex(),
         }
         process = subprocess.Popen(self._srun, env={**os.environ, **mine}, stdin=subprocess.DEVNULL)
         while (code := process.poll()) is None:

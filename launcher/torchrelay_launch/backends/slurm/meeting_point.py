@@ -5,7 +5,7 @@ import socket
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay_launch.backends.slurm import client
-from torchrelay_launch.supervisor.plan import is_free
+from torchrelay_launch.ports import first_free
 
 FIRST_PORT, PORTS = 30000, 2700  # below the ports that kernels give out by themselves, above those of the rendezvous
 TRIED = 100
@@ -20,11 +20,10 @@ def meeting_point(job_id: str, nodes: list[str]) -> str:
 
 def free_port(job_number: int) -> int:
     """A port by the job's number, so that neighbours ask for different ones first. Raises: ConfigError."""
-    for attempt in range(TRIED):
-        port = FIRST_PORT + (job_number + attempt * 27) % PORTS
-        if is_free(port):
-            return port
-    raise ConfigError(f"{TRIED} ports from {FIRST_PORT} on are in use on {socket.gethostname()}")
+    port = first_free(FIRST_PORT + (job_number + attempt * 27) % PORTS for attempt in range(TRIED))
+    if port is None:
+        raise ConfigError(f"{TRIED} ports from {FIRST_PORT} on are in use on {socket.gethostname()}")
+    return port
 
 
 def node_address(node: str, other: str | None) -> str:
