@@ -1,19 +1,17 @@
-"""Saving and restoring on local disk and on S3, against torch.save and torch.distributed.checkpoint; two ranks.
+"""Saving and restoring on local disk, against torch.save and torch.distributed.checkpoint; two ranks.
 
-400 MB and 2 GB; TORCHRELAY_BENCH_MB names other sizes, as `400,2000`. S3 is the server that the tests start, which
-stores at the speed of one Python process: the ratios there say what is sent and waited for, not how fast S3 is.
+400 MB and 2 GB; TORCHRELAY_BENCH_MB names other sizes, as `400,2000`.
 """
 
 import os
 import secrets
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from object_server import s3_server
 from timing import ratio, spread
 from tools import PROGRAMS, PYTHON, TORCHRUN, Row, output, printed
 
@@ -36,7 +34,7 @@ ROWS = (
 )
 MEMORY = {"save_memory": "saving", "restore_memory": "restoring"}
 FIGURES = (*dict.fromkeys(row[0] for row in ROWS), *MEMORY)
-LARGE_MB, LARGE_TRIALS, FAR_TRIALS = 1000, 2, 1
+LARGE_MB, LARGE_TRIALS, BESIDE_TRIALS = 1000, 2, 5
 Figures = dict[str, dict[str, list[float]]]
 
 
@@ -86,37 +84,25 @@ class Place:
 
 
 def rows(trials: int) -> list[Row]:
-    """All places, and the steps beside a save."""
+    """All sizes on disk, and the steps beside a save."""
     made: list[Row] = []
     for megabytes in SIZES:
-        large = megabytes > LARGE_MB
-        made += Place("disk", megabytes, LARGE_TRIALS if large else trials, tuple(SIDES), 3 if large else 4).rows()
-        sys.stderr.write(f"{megabytes} MB on disk done\n")
-    made += [_beside(1, trials, "at most 1.05"), _beside(2, trials, "")]
-    with _bucket() as (url, environment):
-        for megabytes in SIZES:
-            made += Place("S3", megabytes, FAR_TRIALS, ("torchrelay", "torch_save", "dcp"), 2, url, environment).rows()
-            sys.stderr.write(f"{megabytes} MB on S3 done\n")
-    return made
+        times, saves = (LARGE_TRIALS, 3) if megabytes > LARGE_MB else (trials, 4)
+        made += Place("disk", megabytes, times, tuple(SIDES), saves).rows()
+        sys.stderr.write(f"{megabytes} MB done\n")
+    return [*made, _beside(1, "at most 1.05"), _beside(2, "")]
 
 
-def _beside(ranks: int, trials: int, aim: str) -> Row:
+def _beside(ranks: int, aim: str) -> Row:
     """How much slower steps are while a save is under way."""
     launch = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     figures = []
-    for _ in range(trials):
+    for _ in range(BESIDE_TRIALS):
         with tempfile.TemporaryDirectory() as folder:
             text = output([*launch, str(PROGRAMS / "beside.py"), str(SIZES[0]), folder])
             figures.append(printed(text, "slowing"))
     spare = (os.cpu_count() or 1) - ranks
     cores = f"{spare} core{'s' if spare != 1 else ''} to spare" if spare > 0 else "no core to spare"
     what = f"{SIZES[0]} MB, disk: steps while a save is under way, {ranks} rank{'s' if ranks > 1 else ''}, {cores}"
-    return Row(
-        what, spread(figures, "times"), "the same steps without a save", f"{sorted(figures)[trials // 2]:.2f}", aim
-    )
-
-
-@contextmanager
-def _bucket() -> Iterator[tuple[str, Mapping[str, str]]]:
-    with s3_server() as environment:
-        yield "s3://bench/saved", environment
+    middle = statistics.median(figures)
+    return Row(what, spread(figures, "times"), "the same steps without a save", f"{middle:.2f}", aim)

@@ -20,7 +20,8 @@ BENCHMARKS = {
     "step_time": (5, "Steps"),
     "steps_overhead": (5, "The cost of `Run.steps`"),
     "restart": (20, "Coming back from a kill"),
-    "checkpoints": (5, "Checkpoints"),
+    "checkpoints": (5, "Checkpoints on disk"),
+    "checkpoints_s3": (3, "Checkpoints on S3"),
     "slurm": (5, "Slurm"),
 }
 PAGE = ROOT / "docs" / "benchmarks.md"
