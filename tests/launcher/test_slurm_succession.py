@@ -1,6 +1,7 @@
 """Handing a run on, with Slurm's commands replaced: what is asked of it, and what when it refuses."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -10,6 +11,7 @@ from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.storage import open_storage
 from torchrelay_launch.backends.slurm import client, journal
 from torchrelay_launch.backends.slurm.attempts import Start, Task
+from torchrelay_launch.backends.slurm.client import SchedulerAwayError
 from torchrelay_launch.backends.slurm.journal import Begin, End
 from torchrelay_launch.backends.slurm.states import Cause
 from torchrelay_launch.backends.slurm.succession import Succession
@@ -84,3 +86,21 @@ def test_where_a_requeue_was_asked_for_its_refusal_ends_the_run(tmp_path: Path) 
     assert outcome is not None
     assert outcome.failure is not None
     assert "does not take the next attempt" in outcome.failure.error
+
+
+def test_a_slurm_that_is_away_is_asked_again_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, back_at = [0.0], [100.0]
+
+    def submit(*_argv: str, options: list[str]) -> str:
+        if now[0] < back_at[0]:
+            raise SchedulerAwayError("slurmctld does not answer")
+        return SUBMITTED
+
+    monkeypatch.setattr(client, "submit", submit)
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.append(now.pop() + seconds))
+    monkeypatch.setattr(client, "time", clock)
+    own = succession(tmp_path, "auto", 5.0)
+    assert own.hand_on([], preempted=False) == SUBMITTED
+    assert now[0] <= back_at[0] + client.LONGEST_WAIT_S
+    back_at[0] = 10_000.0
+    assert own.hand_on([], preempted=False) == "2"  # what is left is a requeue of this job

@@ -9,7 +9,7 @@ from torchrelay.contract.exit_codes import Outcome, RunState
 from torchrelay.contract.records import AttemptRecord, Failure
 from torchrelay.contract.storage import LocalStorage
 from torchrelay_launch.backends.slurm import client, journal
-from torchrelay_launch.backends.slurm.client import Job
+from torchrelay_launch.backends.slurm.client import Job, SchedulerAwayError
 from torchrelay_launch.backends.slurm.journal import Begin, End
 from torchrelay_launch.backends.slurm.states import Cause
 from torchrelay_launch.backends.slurm.watching import observe
@@ -71,3 +71,17 @@ def test_a_budget_that_is_used_up_is_named(lost: LocalStorage, monkeypatch: pyte
 def test_without_a_word_the_outcome_holds(lost: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs(monkeypatch, None)
     assert observe(lost, 1) is None
+
+
+def test_while_slurm_is_away_a_run_that_may_go_on_has_not_ended(
+    lost: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_job(_job_id: str) -> None:
+        raise SchedulerAwayError("slurmctld does not answer")
+
+    monkeypatch.setattr(client, "find_job", find_job)
+    found = observe(lost, 1)
+    assert found is not None
+    assert (found.state, found.unreachable) == (RunState.RUNNING, True)
+    journal.write_end(lost, 1, End(Cause.COMPLETED, "", 0.0))
+    assert observe(lost, 1) is None  # what is written down needs no Slurm
