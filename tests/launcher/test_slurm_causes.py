@@ -123,6 +123,7 @@ def test_slurms_times(text: str, expected: int | None) -> None:
             SchedulerAwayError,
             "slurmctld",
         ),
+        ("slurm_load_jobs error: Zero Bytes were transmitted or received", SchedulerAwayError, "slurmctld"),
         (
             "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, ...)",
             SchedulerError,

@@ -8,7 +8,7 @@ from torchrelay.contract import layout, records
 from torchrelay.contract.exit_codes import Outcome, RunState
 from torchrelay.contract.records import AttemptRecord, Failure
 from torchrelay.contract.storage import LocalStorage
-from torchrelay_launch.backends.slurm import client, journal
+from torchrelay_launch.backends.slurm import client, journal, watching
 from torchrelay_launch.backends.slurm.client import Job, SchedulerAwayError
 from torchrelay_launch.backends.slurm.journal import Begin, End
 from torchrelay_launch.backends.slurm.states import Cause
@@ -16,8 +16,9 @@ from torchrelay_launch.backends.slurm.watching import observe
 
 
 @pytest.fixture
-def lost(tmp_path: Path) -> LocalStorage:
+def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalStorage:
     """Attempt 1 of a run, as job 38, which lost a supervisor."""
+    monkeypatch.setattr(watching, "DECIDES_S", 0.0)
     storage = LocalStorage(tmp_path)
     record = AttemptRecord(1, "slurm", created_at=0.0, host="login", workdir="/w", backend_id="38")
     storage.create(layout.attempt_file(1, "attempt"), records.dump(record))
@@ -36,6 +37,15 @@ def jobs(monkeypatch: pytest.MonkeyPatch, found: Job | None) -> None:
 
 def test_a_job_that_still_runs_decides(lost: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs(monkeypatch, Job("38", "RUNNING"))
+    found = observe(lost, 1)
+    assert found is not None
+    assert found.state is RunState.RUNNING
+
+
+def test_a_job_that_slurm_calls_over_may_still_decide(lost: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs(monkeypatch, Job("38", "TIMEOUT"))
+    assert observe(lost, 1) is None
+    monkeypatch.setattr(watching, "DECIDES_S", 60.0)
     found = observe(lost, 1)
     assert found is not None
     assert found.state is RunState.RUNNING

@@ -183,7 +183,8 @@ _HARMLESS = re.compile(
 )
 _AWAY = (
     (r"munge|authentication|credential", "munge does not work on this machine; ask whoever runs it to start munged"),
-    (r"unable to contact|connection refused|connect failure|timed out|not responding|unable to connect|backup mode",
+    (r"unable to contact|connection refused|connect failure|timed out|not responding|unable to connect|backup mode"
+     r"|zero bytes|communication|message (receive|send) failure|transport endpoint",
      "slurmctld does not answer; `scontrol ping` shows whether it is up"),
 )  # fmt: skip
 _NOT_NOW = (

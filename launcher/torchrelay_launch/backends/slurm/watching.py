@@ -1,9 +1,11 @@
 """How an attempt stands, as Slurm sees it: what a run's storage alone cannot tell."""
 
+import time
+
 from torchrelay.contract import layout, records
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.exit_codes import RunState
-from torchrelay.contract.records import AttemptRecord
+from torchrelay.contract.records import AttemptRecord, OutcomeRecord
 from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.slurm import client, journal
 from torchrelay_launch.backends.slurm.client import Job, SchedulerAwayError, SchedulerError
@@ -11,25 +13,29 @@ from torchrelay_launch.backends.slurm.policy import NEVER
 from torchrelay_launch.backends.slurm.states import ALIVE, BUDGETS, run_state
 from torchrelay_launch.runs.observed import Observed
 
+DECIDES_S = 15.0  # for a batch script to write down how the run goes on, whatever Slurm says of its job meanwhile
+
 
 def observe(storage: Storage, attempt: int) -> Observed | None:
-    """What Slurm says of an attempt; None if it cannot be asked from here. Raises: StorageError."""
+    """What Slurm says of an attempt; None if it adds nothing, or cannot be asked from here. Raises: StorageError."""
     record = records.read(storage, AttemptRecord, layout.attempt_file(attempt, "attempt"))
     if record is None or not record.backend_id:
         return None
-    ended = journal.outcome_of(storage, attempt) is not None
-    begun = journal.read_begin(storage, attempt) is not None
+    job_id, begun = record.backend_id, journal.read_begin(storage, attempt) is not None
+    outcome = journal.outcome_of(storage, attempt)
     try:
-        if ended:
-            return _after_outcome(storage, attempt, record.backend_id, begun=begun)
-        job = client.find_job(record.backend_id) or _from_accounting(record.backend_id)
+        if outcome is None:
+            job = client.find_job(job_id) or _from_accounting(job_id)
+            unknown = Observed(RunState.FAILED, error=f"Slurm no longer knows job {job_id}")
+            return observed(job, begun=begun) if job else unknown
+        if begun and journal.read_end(storage, attempt) is None and _alive(job_id):
+            return _deciding(job_id)
     except SchedulerAwayError as error:
-        return Observed(RunState.RUNNING if ended and begun else None, str(error), unreachable=True)
+        return Observed(RunState.RUNNING if outcome is not None and begun else None, str(error), unreachable=True)
     except (SchedulerError, ConfigError):
-        return None
-    if job is None:
-        return Observed(RunState.FAILED, error=f"Slurm no longer knows job {record.backend_id}")
-    return observed(job, begun=begun)
+        if outcome is None:
+            return None
+    return _after_outcome(storage, attempt, outcome, job_id) if begun else None
 
 
 def observed(job: Job, *, begun: bool) -> Observed:
@@ -46,20 +52,20 @@ def observed(job: Job, *, begun: bool) -> Observed:
     return Observed(RunState.FAILED, ended, f"{ended}{_why(job)} before the attempt could say how it ended")
 
 
-def _after_outcome(storage: Storage, attempt: int, job_id: str, *, begun: bool) -> Observed | None:
-    """An attempt has ended, but its job may still be about to go on, or have decided that the run does not."""
-    end = journal.read_end(storage, attempt)
+def _after_outcome(storage: Storage, attempt: int, outcome: OutcomeRecord, job_id: str) -> Observed | None:
+    """What the batch script has written down of how the run goes on."""
+    end = journal.read_end(storage, attempt)  # written before the job ended, if at all
     if end is None:
-        if begun and _alive(job_id):
-            return Observed(RunState.RUNNING, f"job {job_id} decides how to go on")
-        end = journal.read_end(storage, attempt)  # written before the job ended, if at all
-    if end is None:
-        return None
+        return _deciding(job_id) if abs(time.time() - outcome.at) < DECIDES_S else None
     if end.next_job:  # the next attempt is there, only not yet when the attempts were listed
         return Observed(RunState.PENDING, f"the run goes on as job {end.next_job}")
     if end.cause not in BUDGETS or end.says.endswith(NEVER):
         return None
     return Observed(RunState.FAILED, error=f"the run does not go on by itself: {end.says}; `torchrelay resume` does")
+
+
+def _deciding(job_id: str) -> Observed:
+    return Observed(RunState.RUNNING, f"job {job_id} decides how to go on")
 
 
 def live_jobs(storage: Storage) -> list[str]:
