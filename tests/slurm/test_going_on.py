@@ -136,26 +136,6 @@ def test_a_job_that_makes_no_progress_twice_is_not_submitted_again(slurm_relay: 
     assert "no checkpoint" in status["error"]
 
 
-def test_a_run_goes_on_once_a_hanging_slurmctld_answers_again(slurm: Cluster, slurm_relay: Any) -> None:
-    relay = slurm_relay
-    relay.pretend(60)
-    relay.wait_for_step(5)
-    slurmctld = slurm.daemons["slurmctld"]
-    slurmctld.send_signal(signal.SIGSTOP)
-    try:
-        for node in (0, 1):  # the notice of the time limit
-            os.kill(relay.process("pretend_node", f"--node {node}"), signal.SIGUSR1)
-        assert relay.record("outcome")["outcome"] == "preempted"
-        said = relay("status", relay.run().name)
-        assert "running" in said
-        assert "slurmctld does not answer" in said
-    finally:
-        slurmctld.send_signal(signal.SIGCONT)
-    relay.wait_for_end()
-    assert relay.causes() == ["time limit", "completed"]
-    all_steps(relay, 60)
-
-
 def test_two_runs_at_once_on_the_same_nodes(slurm: Cluster, make_slurm_relay: Any) -> None:
     first, second = make_slurm_relay("first"), make_slurm_relay("second")
     first.pretend(40)

@@ -86,6 +86,23 @@ def test_an_edit_after_submission_does_not_reach_a_requeued_attempt(fake_relay: 
         assert (workdir / "model.py").read_text() == "as submitted"
 
 
+def test_a_run_is_handed_on_once_slurmctld_answers_again(fake_relay: Any) -> None:
+    fake_relay.pretend(40)
+    fake_relay.wait_for_step(3)
+    away = fake_relay.fake / "away"
+    away.touch()
+    for node in (0, 1):  # the notice of the time limit
+        os.kill(fake_relay.process("pretend_node", f"--node {node}"), signal.SIGUSR1)
+    assert fake_relay.record("outcome")["outcome"] == "preempted"
+    said = fake_relay("status", fake_relay.run().name)
+    assert "running" in said
+    assert "slurmctld does not answer" in said
+    away.unlink()
+    fake_relay.wait_for_end()
+    assert fake_relay.causes() == ["time limit", "completed"]
+    all_steps(fake_relay, 40)
+
+
 def test_never_means_never(fake_relay: Any) -> None:
     fake_relay.pretend(90, "slurm.requeue=never")
     fake_relay.wait_for_step(3)

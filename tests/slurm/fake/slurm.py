@@ -275,5 +275,15 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     one.__name__: one for one in (sbatch, squeue, scontrol, scancel, sacct, sinfo, srun, _run)
 }
 
+
+def main(command: str, argv: list[str]) -> int:
+    """Run a command, unless the folder says that slurmctld is `away`; what needs no slurmctld works all the same."""
+    local = command in ("srun", "_run") or argv[:2] == ["show", "hostnames"]
+    if (FOLDER / "away").exists() and not local:
+        print(f"{command}: error: Unable to contact slurm controller (connect failure)", file=sys.stderr)
+        return 1
+    return COMMANDS[command](argv)
+
+
 if __name__ == "__main__":
-    sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
