@@ -1,5 +1,6 @@
 """Real supervisors around a real torchrun, with scripts that import no torch. Every process is found by a mark."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from torchrelay_launch.runs.claims import claim_attempt, create_run
 from torchrelay_launch.runs.status import RunStatus, run_status
 from torchrelay_launch.runs.stop import request_stop
 from torchrelay_launch.spec.models import JobSpec, Resources, Restarts
+from torchrelay_launch.supervisor import fork_client
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -302,6 +304,14 @@ def test_what_was_killed_is_started_again(start: Start, victims: tuple[str, ...]
     assert attempt.wait() == 0
     assert attempt.status().history[-1].restarts == 1
     attempt.await_end_of_all()
+
+
+def test_without_room_for_a_fork_server_the_first_start_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(fork_client, "ForkServer", full)
+    assert fork_client.started_early() is None
 
 
 def test_broken_torch_is_shown_as_it_is(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

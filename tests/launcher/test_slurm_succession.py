@@ -8,8 +8,10 @@ import pytest
 
 from torchrelay.contract import layout, records
 from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.exit_codes import Outcome
 from torchrelay.contract.storage import open_storage
 from torchrelay_launch.backends.slurm import client, journal
+from torchrelay_launch.backends.slurm import succession as succession_module
 from torchrelay_launch.backends.slurm.attempts import Start, Task
 from torchrelay_launch.backends.slurm.client import SchedulerAwayError
 from torchrelay_launch.backends.slurm.journal import Begin, End
@@ -99,8 +101,15 @@ def test_a_slurm_that_is_away_is_asked_again_but_not_for_ever(tmp_path: Path, mo
     monkeypatch.setattr(client, "submit", submit)
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.append(now.pop() + seconds))
     monkeypatch.setattr(client, "time", clock)
+    monkeypatch.setattr(succession_module, "time", clock)
     own = succession(tmp_path, "auto", 5.0)
     assert own.hand_on([], preempted=False) == SUBMITTED
     assert now[0] <= back_at[0] + client.LONGEST_WAIT_S
     back_at[0] = 10_000.0
-    assert own.hand_on([], preempted=False) == "2"  # what is left is a requeue of this job
+    assert own.hand_on(["n1"], preempted=False) == "2"  # what is left is a requeue of this job
+    with pytest.raises(ConfigError):
+        own.let_go("2")
+    assert now[0] <= succession_module.PATIENCE_S
+    outcome = journal.outcome_of(own.storage, 3)
+    assert outcome is not None
+    assert outcome.outcome is Outcome.FAILED

@@ -190,8 +190,7 @@ def _attempt_status(storage: Storage, number: int) -> AttemptStatus:
         state = _state_after(outcome, stop)
     else:
         state = _state_without_outcome(storage, record, heartbeat, has_events=step is not None)
-    folder = f"{layout.LOGS}/a{number:04d}"
-    logs = tuple(f"{folder}/{name}" for name in storage.list(folder))
+    logs = tuple(records.node_logs(storage, number))
     return AttemptStatus(record, state, outcome, heartbeat, stop, step, total_steps, logs)
 
 

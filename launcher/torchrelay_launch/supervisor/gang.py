@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1
 CALM_LOOK_S = 0.5  # once all ranks are there: their ends are heard of at once
-READS_PER_LOOK = 8  # pieces of each rank's output: a flood must not keep the watchdog from its look
 DUMP_S = 2.0  # for ranks to print their stacks
 PEER_S = 1.0  # for the rank that failed first to say so, when one that only lost it was faster
 
@@ -153,9 +152,7 @@ class Gang:
     async def _keep_looking(self) -> None:
         while True:
             self._ranks.look(self._torchrun_pid())
-            for _ in range(READS_PER_LOOK):
-                if not self._output.read_on():
-                    break
+            while self._output.read_on():
                 await asyncio.sleep(0)
             await self._watch_progress()
             await asyncio.sleep(CALM_LOOK_S if len(self._ranks.running) >= self.plan.ranks else LOOK_S)

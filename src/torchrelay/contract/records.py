@@ -173,6 +173,12 @@ def attempt_numbers(storage: Storage) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
+def node_logs(storage: Storage, attempt: int) -> list[str]:
+    """Paths of what the nodes of an attempt printed, by node."""
+    folder = f"{layout.LOGS}/a{attempt:04d}"
+    return [f"{folder}/{name}" for name in storage.list(folder)]
+
+
 def newest_writer(storage: Storage) -> Writer | None:
     """The newest gang that has claimed the run; whoever is older must not commit."""
     for attempt in reversed(attempt_numbers(storage)):

@@ -63,8 +63,7 @@ class KubernetesBackend:
 
     def logs(self, storage: Storage, attempt: int) -> list[str]:
         """The nodes' logs, which the supervisors write into the run's storage."""
-        folder = f"{layout.LOGS}/a{attempt:04d}"
-        return [f"{folder}/{name}" for name in storage.list(folder)]
+        return records.node_logs(storage, attempt)
 
     def last_words(self, storage: Storage, attempt: int, known: set[str]) -> list[LastWords]:
         """What pods of an attempt that crashed printed last, but for those in `known`. Raises: TorchrelayError."""

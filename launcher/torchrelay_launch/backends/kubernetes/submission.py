@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from torchrelay.contract import environment
-from torchrelay_launch.backends.base import HIDDEN, Command, RunRef, Submission
+from torchrelay_launch.backends.base import Command, RunRef, Submission
+from torchrelay_launch.backends.first_start import first_torchrun
 from torchrelay_launch.backends.kubernetes import objects, pods
 from torchrelay_launch.spec.models import JobSpec, Slurm
-from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
 
 
 @dataclass(frozen=True)
@@ -45,28 +44,7 @@ def submission_of(job: JobSpec, run: RunRef) -> ObjectSubmission:
 
 
 def _torchrun(job: JobSpec, run: RunRef, place: pods.Place, node: int) -> Command:
-    from torchrelay_launch.installed import torch_version
-
-    placement = Placement(
-        node=node,
-        nodes=job.resources.nodes.minimum,
-        master_addr=place.host,
-        master_port=run_port(run.run_id, 0),
-        run_id=run.run_id,
-        restart=0,
-        log_dir="SCRATCH/logs",
-        torch_version=torch_version(),
-        python=job.kubernetes.python,
-    )
-    mine = {
-        environment.RUN: run.url,
-        environment.ATTEMPT: str(run.attempt),
-        environment.RESTART: "0",
-        environment.NODE: str(node),
-        environment.REPORTS: "SCRATCH/reports",
-    }
-    variables = rank_environment(job) | dict.fromkeys(job.secrets, HIDDEN) | mine
-    return Command(f"node {node}: torchrun, started by the supervisor", tuple(torchrun_argv(job, placement)), variables)
+    return first_torchrun(job, run, node, place.host, job.kubernetes.python)
 
 
 def _others(job: JobSpec) -> list[str]:

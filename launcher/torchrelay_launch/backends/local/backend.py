@@ -3,11 +3,11 @@
 import sys
 from typing import TYPE_CHECKING
 
-from torchrelay.contract import environment, layout
 from torchrelay.contract.exit_codes import RunState
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.storage_options import to_environment
 from torchrelay_launch.backends.base import HIDDEN, Command, LastWords, RunRef, Submission
+from torchrelay_launch.backends.first_start import first_torchrun
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.supervisor.options import NodeOptions
 
@@ -49,8 +49,9 @@ class LocalBackend:
 
     def logs(self, storage: Storage, attempt: int) -> list[str]:
         """The nodes' logs, which the supervisors write into the run's storage."""
-        folder = f"{layout.LOGS}/a{attempt:04d}"
-        return [f"{folder}/{name}" for name in storage.list(folder)]
+        from torchrelay.contract import records
+
+        return records.node_logs(storage, attempt)
 
     def last_words(self, storage: Storage, attempt: int, known: set[str]) -> list[LastWords]:  # noqa: ARG002
         """None: all that nodes print is in their logs."""
@@ -76,32 +77,7 @@ def _supervisor(job: JobSpec, run: RunRef, node: int) -> Command:
 
 
 def _torchrun(job: JobSpec, run: RunRef, node: int) -> Command:
-    from torchrelay_launch.installed import torch_version
-    from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
-
-    placement = Placement(
-        node=node,
-        nodes=job.resources.nodes.minimum,
-        master_addr=LOOPBACK,
-        master_port=run_port(run.run_id, 0),
-        run_id=run.run_id,
-        restart=0,
-        log_dir="SCRATCH/logs",
-        torch_version=torch_version(),
-        python=sys.executable,
-    )
-    mine = {
-        environment.RUN: run.url,
-        environment.ATTEMPT: str(run.attempt),
-        environment.RESTART: "0",
-        environment.NODE: str(node),
-        environment.REPORTS: "SCRATCH/reports",
-        **to_environment(job.storage_options),
-    }
-    argv = tuple(torchrun_argv(job, placement))
-    return Command(
-        f"node {node}: torchrun, started by the supervisor", argv, rank_environment(job) | _hidden(job) | mine
-    )
+    return first_torchrun(job, run, node, LOOPBACK, sys.executable, to_environment(job.storage_options))
 
 
 def _hidden(job: JobSpec) -> dict[str, str]:

@@ -1,27 +1,27 @@
 """The Slurm backend: a job becomes one batch script, and sbatch gets exactly what `render` shows."""
 
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from torchrelay.contract import environment, layout, records
+from torchrelay.contract import layout, records
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.exit_codes import ExitCode, Outcome, RunState
 from torchrelay.contract.records import StopRequest
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.storage_options import to_environment
 from torchrelay_launch import code_snapshot
-from torchrelay_launch.backends.base import HIDDEN, Command, LastWords, RunRef, Submission, Together
+from torchrelay_launch.backends.base import Command, LastWords, RunRef, Submission, Together
+from torchrelay_launch.backends.first_start import first_torchrun
 from torchrelay_launch.backends.slurm import array, client, journal, partitions, script, shell_environment, watching
 from torchrelay_launch.runs.claims import user_at_host
 from torchrelay_launch.runs.locate import open_for
 from torchrelay_launch.runs.stop import request_stop
 from torchrelay_launch.spec.models import JobSpec, Kubernetes
-from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
 
-SCRATCH = "SCRATCH"  # stands for a folder that each node makes when it starts
 LOOK_S = 1.0
 ASK_S = 5.0  # how often slurmctld is asked, which has others to answer too
 
@@ -88,8 +88,7 @@ class SlurmBackend:
 
     def logs(self, storage: Storage, attempt: int) -> list[str]:
         """The nodes' logs, which the supervisors write into the run's storage."""
-        folder = f"{layout.LOGS}/a{attempt:04d}"
-        return [f"{folder}/{name}" for name in storage.list(folder)]
+        return records.node_logs(storage, attempt)
 
     def last_words(self, storage: Storage, attempt: int, known: set[str]) -> list[LastWords]:  # noqa: ARG002
         """None: all that nodes print is in their logs."""
@@ -218,32 +217,8 @@ def write_script(path: str, text: str) -> None:
 
 
 def _torchrun(job: JobSpec, run: RunRef, node: int) -> Command:
-    import sys
-
-    from torchrelay_launch.installed import torch_version
-
-    placement = Placement(
-        node=node,
-        nodes=job.resources.nodes.minimum,
-        master_addr="FIRST_NODE",
-        master_port=run_port(run.run_id, 0),
-        run_id=run.run_id,
-        restart=0,
-        log_dir=f"{SCRATCH}/logs",
-        torch_version=torch_version(),
-        python=script.node_python(job, sys.executable),
-    )
-    mine = {
-        environment.RUN: run.url,
-        environment.ATTEMPT: str(run.attempt),
-        environment.RESTART: "0",
-        environment.NODE: str(node),
-        environment.REPORTS: f"{SCRATCH}/reports",
-        **to_environment(job.storage_options),
-    }
-    hidden = dict.fromkeys(job.secrets, HIDDEN)
-    title = f"node {node}: torchrun, started by the supervisor"
-    return Command(title, tuple(torchrun_argv(job, placement)), rank_environment(job) | hidden | mine)
+    python = script.node_python(job, sys.executable)
+    return first_torchrun(job, run, node, "FIRST_NODE", python, to_environment(job.storage_options))
 
 
 def _not_honoured(job: JobSpec) -> list[str]:

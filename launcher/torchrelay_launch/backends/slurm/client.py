@@ -14,7 +14,6 @@ from torchrelay.contract.exit_codes import ExitCode
 
 T = TypeVar("T")
 LIMIT_S = 60.0
-PATIENCE_S = 600.0  # for a Slurm that is away: longer than a restart or a failover of slurmctld takes
 LONGEST_WAIT_S = 10.0
 GONE = "Invalid job id specified"
 
@@ -68,14 +67,14 @@ def _called(
     return done
 
 
-def patiently(ask: Callable[[], T]) -> T:
-    """What `ask` returns, once Slurm answers: after up to 10 minutes. Raises: TorchrelayError."""
-    deadline, wait_s = time.monotonic() + PATIENCE_S, 1.0
+def patiently(ask: Callable[[], T], until: float) -> T:
+    """What `ask` returns once Slurm answers, asked again `until` this time.monotonic(). Raises: TorchrelayError."""
+    wait_s = 1.0
     while True:
         try:
             return ask()
         except SchedulerAwayError:
-            if time.monotonic() + wait_s > deadline:
+            if time.monotonic() + wait_s > until:
                 raise
         time.sleep(wait_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)

@@ -1,8 +1,11 @@
 """Handing a run on: to a new job that takes its place in the queue, or to this job, requeued."""
 
 import os
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from torchrelay.contract import layout, records
 from torchrelay.contract.errors import TorchrelayError
@@ -12,9 +15,12 @@ from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.slurm import client, journal, policy
 from torchrelay_launch.backends.slurm.attempts import Start, Task
 
+T = TypeVar("T")
+
 # A job that is preempted with PreemptMode=CANCEL before its script runs cannot submit the next one, so after a
 # preemption the next job lets whoever preempted this one take the nodes first. Suspected of one run that never went on.
 AFTER_PREEMPTION = "--begin=now+5"
+PATIENCE_S = 600.0  # for a Slurm that is away: longer than a restart or a failover of slurmctld takes
 SCRIPT = "TORCHRELAY_SCRIPT"  # path of the batch script, set by the environment that it sources
 
 
@@ -26,6 +32,7 @@ class Succession:
     start: Start
     task: Task
     number: int
+    until: float = field(default_factory=lambda: time.monotonic() + PATIENCE_S)  # how long all of it may take
 
     def hand_on(self, exclude: list[str], *, preempted: bool) -> str:
         """Find the job that goes on with the run. Returns its id. Raises: TorchrelayError if Slurm takes none."""
@@ -40,12 +47,15 @@ class Succession:
             return
         stop = records.read(self.storage, StopRequest, layout.attempt_file(self.task.number, "stop"))
         if stop is not None:  # it came after we had looked
-            client.patiently(lambda: client.cancel([next_job]))
+            self._patiently(lambda: client.cancel([next_job]))
             self.storage.replace(layout.attempt_file(self.number, "stop"), records.dump(stop))
             journal.conclude(self.storage, self.number, Outcome.PREEMPTED, None, int(ExitCode.PREEMPTED))
         if self._requeued():
             # or it would come back, to find that the run is another job's
-            client.patiently(lambda: client.cancel([self.start.job_id]))
+            self._patiently(lambda: client.cancel([self.start.job_id]))
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        return client.patiently(ask, self.until)
 
     def _mode(self) -> str:
         mode = self.task.job.slurm.requeue
@@ -53,7 +63,7 @@ class Succession:
 
     def _requeued(self) -> bool:
         """Whether Slurm itself is requeueing this job already."""
-        job = client.patiently(lambda: client.show("job", self.start.job_id))
+        job = self._patiently(lambda: client.show("job", self.start.job_id))
         return int(job.get("Restarts", 0)) > self.start.restart_count
 
     def _submit(self, exclude: list[str], begin: list[str]) -> str | None:
@@ -62,7 +72,7 @@ class Succession:
             options = begin + ([f"--exclude={','.join(nodes)}"] if nodes else [])
             submit = partial(client.submit, os.environ.get(SCRIPT, ""), str(self.number), options=options)
             try:
-                job_id = client.patiently(submit)
+                job_id = self._patiently(submit)
             except TorchrelayError as error:
                 print(f"torchrelay: the next attempt is not accepted: {error}", flush=True)  # noqa: T201 - job's output
                 continue
@@ -71,10 +81,10 @@ class Succession:
         return None
 
     def _requeue(self) -> None:
-        if self._requeued():
-            return
         try:
-            client.patiently(lambda: client.call("scontrol", "requeue", self.start.job_id))
+            if self._requeued():
+                return
+            self._patiently(lambda: client.call("scontrol", "requeue", self.start.job_id))
         except TorchrelayError as error:
             if self.task.job.slurm.requeue == "auto" and self._submit([], []):
                 return

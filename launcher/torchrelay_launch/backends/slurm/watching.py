@@ -13,7 +13,9 @@ from torchrelay_launch.backends.slurm.policy import NEVER
 from torchrelay_launch.backends.slurm.states import ALIVE, BUDGETS, run_state
 from torchrelay_launch.runs.observed import Observed
 
-DECIDES_S = 15.0  # for a batch script to write down how the run goes on, whatever Slurm says of its job meanwhile
+# For a batch script to write down how the run goes on, and for a shared file system to show it here, whatever Slurm
+# says of the job meanwhile.
+DECIDES_S = 15.0
 
 
 def observe(storage: Storage, attempt: int) -> Observed | None:
