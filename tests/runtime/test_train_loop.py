@@ -21,7 +21,7 @@ from torchrelay.train.loop import train
 
 SAMPLES = '''
 """Data and tasks for the trainer's tests."""
-import os, random, signal
+import os, random, signal, time
 from pathlib import Path
 import numpy as np
 import torch
@@ -30,13 +30,16 @@ from torchrelay.train.tasks import Classification
 
 
 class Points:
-    """Points with two classes; `noise` draws from all generators. Reading `stop_at` sends SIGTERM to the rank, once."""
+    """Points with two classes; `noise` draws from all generators. Reading `stop_at` sends SIGTERM to the rank, once.
 
-    def __init__(self, n, noise=0.0, stop_at=None, flag="", nan_at=None):
+    `read_s` is how long reading one takes: several ranks agree on a stop every 0.25 s, or every step if steps are slow.
+    """
+
+    def __init__(self, n, noise=0.0, stop_at=None, flag="", nan_at=None, read_s=0.0):
         generator = torch.Generator().manual_seed(n)
         self.x = torch.randn(n, 4, generator=generator)
         self.y = (self.x.sum(1) > 0).long()
-        self.noise, self.stop_at, self.flag, self.nan_at = noise, stop_at, flag, nan_at
+        self.noise, self.stop_at, self.flag, self.nan_at, self.read_s = noise, stop_at, flag, nan_at, read_s
         self.rank = os.getpid()
 
     def __len__(self):
@@ -46,6 +49,7 @@ class Points:
         if index == self.stop_at and not Path(self.flag).exists():
             Path(self.flag).touch()
             os.kill(self.rank, signal.SIGTERM)
+        time.sleep(self.read_s)
         x = self.x[index] + self.noise * (torch.rand(4) + random.random() + np.random.rand())
         if index == self.nan_at:
             x = x * float("nan")
@@ -294,7 +298,7 @@ def test_three_ranks_resume_bit_for_bit(trainer_trial: Any, tmp_path: Path) -> N
     model = {"target": "torchrelay.models.mlp", "args": {"sizes": [4, 64, 32, 16, 2], "dropout": 0.1}}
     whole = trainer_trial("whole", model=model, data=data())
     whole.torchrun(3)
-    parted = trainer_trial("parted", model=model, data=data(stop_at=9, flag=str(tmp_path / "flag")))
+    parted = trainer_trial("parted", model=model, data=data(stop_at=9, flag=str(tmp_path / "flag"), read_s=0.04))
     parted.torchrun(3, stopped=True)
     assert 0 < len(parted.losses()) < 21
     parted.torchrun(3)
