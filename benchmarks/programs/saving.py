@@ -59,7 +59,7 @@ class Torchrelay:
         return lambda: pending.result().seconds
 
     def load(self, step: int, state: State) -> None:
-        found = self.own.restore()
+        found = self.own.restore(into=state)
         assert found is not None
         assert found.step == step
         put(found.shared, state)

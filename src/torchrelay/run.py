@@ -129,7 +129,7 @@ class Run:
         if self._restored:
             return
         self._restored = True
-        found = self._saver.manager.restore()
+        found = self._saver.manager.restore(into=self._tracked.modules_state())
         if found is None:
             return
         self._tracked.load(found.shared, found.folder)

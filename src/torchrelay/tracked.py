@@ -40,6 +40,10 @@ class Tracked:
         """The state of each object, by name. Tensors are the objects' own, not copies."""
         return {name: value.state_dict() for name, value in self._objects.items()}
 
+    def modules_state(self) -> dict[str, Any]:
+        """As `state`, of the modules only: their tensors are there before training, and loading copies into them."""
+        return {name: value.state_dict() for name, value in self._objects.items() if isinstance(value, torch.nn.Module)}
+
     def buffers(self) -> list[str]:
         """Names, as in a checkpoint, of the modules' buffers: DDP gives all ranks rank 0's before each step."""
         modules = {name: value for name, value in self._objects.items() if isinstance(value, torch.nn.Module)}

@@ -40,19 +40,22 @@ def gang(root: Path, world_size: int, *arguments: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("saved_by", "restored_by", "how"), [(2, 2, "restore-apart"), (2, 3, "restore"), (3, 2, "restore")]
+    ("saved_by", "restored_by", "how"),
+    [(2, 2, "apart into"), (2, 3, ""), (3, 2, "into"), (2, 2, "into differing")],
 )
 def test_each_file_is_read_by_one_rank_and_everyone_has_all(
     tmp_path: Path, saved_by: int, restored_by: int, how: str
 ) -> None:
-    gang(tmp_path, saved_by, "save", "1")
+    gang(tmp_path, saved_by, "save")
     storage = LocalStorage(tmp_path)
     newest = manifest.committed(storage)[0]
     assert manifest.verify(storage, newest.folder) == []
-    ends = gang(tmp_path, restored_by, how)
+    ends = gang(tmp_path, restored_by, "restore", *how.split())
     assert [one["step"] for one in ends] == [2] * restored_by
-    assert [one["lent"] for one in ends] == [how == "restore"] * restored_by
+    assert [one["lent"] for one in ends] == ["apart" not in how] * restored_by
     assert [one["private"] for one in ends] == [rank < saved_by for rank in range(restored_by)]
+    filled = ["big", "s04", "s08", "scalar"] if "into" in how and "differing" not in how else []
+    assert [one["placed"] for one in ends] == [filled] * restored_by
     read = Counter(name for one in ends for name in one["files"])
     files = manifest.read_manifest(storage, newest.folder).files
     assert read == Counter([*files, "manifest.json"])
@@ -61,7 +64,7 @@ def test_each_file_is_read_by_one_rank_and_everyone_has_all(
 
     damaged = tmp_path / newest.folder / manifest.rank_file(1, "safetensors")
     content = bytearray(damaged.read_bytes())
-    content[-9] ^= 1
+    content[2 if how == "into" else -9] ^= 1  # in the size of its header, or in a tensor
     damaged.write_bytes(content)
-    assert [one["step"] for one in gang(tmp_path, restored_by, how)] == [1] * restored_by
+    assert [one["step"] for one in gang(tmp_path, restored_by, "restore", *how.split())] == [1] * restored_by
     assert manifest.marked_damaged(storage, newest.folder)

@@ -1,7 +1,7 @@
-"""Memory that the ranks of one machine lend each other: one holds the bytes of a file, all have tensors in it.
+"""Memory that the ranks of one machine lend each other: one fills it, all have it.
 
 What is lent has no name in any file system, so nothing is left of it however a rank ends, and /dev/shm may be small. A
-rank opens the memory of another by way of /proc. Each maps it as its own: what one writes, no other sees.
+rank opens the memory of another by way of /proc.
 """
 
 import mmap
@@ -16,28 +16,36 @@ import torch.distributed as dist
 
 from torchrelay.contract.errors import StorageError
 
-NOTHING = (0, -1, 0)
-Address = tuple[int, int, int]  # process, descriptor there, token
+NOTHING = (0, -1, 0, 0)
+Address = tuple[int, int, int, int]  # process, descriptor there, token, bytes
 
 
 class Lent:
     """Memory to be filled by this rank, and then to be mapped by all. Raises: OSError where there can be none."""
 
-    def __init__(self) -> None:
+    def __init__(self, size_bytes: int) -> None:
         if not hasattr(os, "memfd_create"):
             raise OSError("no memory without a name on this system")
         self._token = secrets.randbits(62)
+        self._size = max(size_bytes, 1)  # nothing cannot be mapped
         self._descriptor = os.memfd_create(_name(self._token), os.MFD_CLOEXEC)
+        os.ftruncate(self._descriptor, self._size)
 
     @property
     def address(self) -> Address:
         """By which the others find it, until `close`."""
-        return os.getpid(), self._descriptor, self._token
+        return os.getpid(), self._descriptor, self._token, self._size
 
-    def append(self, data: memoryview) -> None:
+    def write(self, at: int, data: memoryview) -> None:
         """Raises: OSError when memory runs out."""
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            count = os.pwrite(self._descriptor, data, at)
+            at, data = at + count, data[count:]
+
+    def memory(self) -> mmap.mmap:
+        """All of it, there from now on, to be written by this rank. Raises: OSError when memory runs out."""
+        os.posix_fallocate(self._descriptor, 0, self._size)
+        return mmap.mmap(self._descriptor, self._size)
 
     def close(self) -> None:
         """No more of the others can map it; those who have, keep it."""
@@ -46,27 +54,41 @@ class Lent:
         self._descriptor = -1
 
 
-def borrow(address: Address, size_bytes: int) -> mmap.mmap:
-    """Map what another rank of this machine lends, or this one. Raises: OSError, ValueError if it cannot be had."""
-    pid, descriptor, token = address
+def borrow(address: Address, *, to_keep: bool) -> mmap.mmap:
+    """Map what a rank of this machine lends. Raises: OSError, ValueError if it cannot be had.
+
+    `to_keep`: it is filled, and what is written into it here, no other sees. Otherwise it is to be read, and shows what
+    its rank writes.
+    """
+    pid, descriptor, token, size_bytes = address
     opened = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _name(token) not in Path(f"/proc/self/fd/{opened}").readlink().name:  # another machine's process number
             raise ValueError(f"process {pid} is not the one that lends")
-        return mmap.mmap(opened, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        if to_keep:
+            return mmap.mmap(opened, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        return mmap.mmap(opened, size_bytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
     finally:
         os.close(opened)
 
 
-def addresses(own: Sequence[Address], most: int, group: dist.ProcessGroup, world_size: int) -> list[list[Address]]:
-    """What each rank lends, by rank. `most`: how many the longest list has.
+def borrowed(address: Address, *, to_keep: bool) -> mmap.mmap:
+    """As `borrow`, for what a rank reads. Raises: StorageError."""
+    try:
+        return borrow(address, to_keep=to_keep)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot map what another rank reads of the checkpoint: {error}") from error
+
+
+def addresses(own: Sequence[Lent | None], group: dist.ProcessGroup, world_size: int) -> list[list[Address]]:
+    """What each rank lends, by rank; all lend as many.
 
     Collective: yes
     """
-    told = torch.tensor([*own, *[NOTHING] * (most - len(own))], dtype=torch.int64)
+    told = torch.tensor([lent.address if lent else NOTHING for lent in own], dtype=torch.int64)
     heard = [torch.empty_like(told) for _ in range(world_size)]
     dist.all_gather(heard, told, group=group)
-    return [[(int(pid), int(descriptor), int(token)) for pid, descriptor, token in one.tolist()] for one in heard]
+    return [[(int(a), int(b), int(c), int(d)) for a, b, c, d in one.tolist()] for one in heard]
 
 
 def can_lend(group: dist.ProcessGroup, world_size: int) -> bool:
@@ -76,11 +98,9 @@ def can_lend(group: dist.ProcessGroup, world_size: int) -> bool:
     """
     lent = None
     with suppress(OSError):
-        lent = Lent()
-        lent.append(memoryview(b"tried"))
+        lent = Lent(1)
     try:
-        heard = addresses([lent.address if lent else NOTHING], 1, group, world_size)
-        well = torch.tensor([all(_can_borrow(one) for (one,) in heard)], dtype=torch.int32)
+        well = torch.tensor([all(_can_borrow(one) for (one,) in addresses([lent], group, world_size))])
         dist.all_reduce(well, dist.ReduceOp.MIN, group=group)  # behind it, nobody needs what was lent
     finally:
         if lent is not None:
@@ -90,18 +110,10 @@ def can_lend(group: dist.ProcessGroup, world_size: int) -> bool:
 
 def _can_borrow(address: Address) -> bool:
     try:
-        borrow(address, len(b"tried")).close()
+        borrow(address, to_keep=False).close()
     except (OSError, ValueError):
         return False
     return True
-
-
-def borrowed(address: Address, size_bytes: int, what: str) -> mmap.mmap:
-    """As `borrow`, for a file's bytes. Raises: StorageError."""
-    try:
-        return borrow(address, size_bytes)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"cannot map {what} from the rank that has read it: {error}") from error
 
 
 def _name(token: int) -> str:

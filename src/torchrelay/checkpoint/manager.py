@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchrelay.checkpoint.exchange import Exchange, World
 from torchrelay.checkpoint.pending import Pending
+from torchrelay.checkpoint.places import places_of
 from torchrelay.checkpoint.restoring import Restored, Restoring
 from torchrelay.checkpoint.staging import Staging
 from torchrelay.checkpoint.state import encode
@@ -124,16 +125,19 @@ class CheckpointManager:
         pinned = any(tensor.is_cuda for tensor in state[0].tensors.values())
         self._staging.prepare(staged_bytes(rank, agreed, state[1]), pinned)
 
-    def restore(self, step: int | None = None) -> Restored | None:
+    def restore(self, step: int | None = None, *, into: Mapping[str, Any] | None = None) -> Restored | None:
         """The newest good checkpoint, or the one of a step; None if the run has none yet.
 
-        Damaged ones are named in a warning, marked, kept, and passed over.
+        Damaged ones are named in a warning, marked, kept, and passed over. `into`: a part of what is shared. Where its
+        tensors are on the host and as those saved, they are filled, and in what is returned; that saves time and
+        memory. What is in them after an error is undefined.
 
         Collective: yes. Raises: the same on all ranks: CheckpointError if all are damaged or there is none of that
         step; StorageError if the storage cannot be read.
         """
         self._wait()
-        return Restoring(self._storage, self._writer, self._world, self._exchange, self._group).newest(step)
+        places = places_of(encode(into or {}).tensors)
+        return Restoring(self._storage, self._writer, self._world, self._exchange, self._group).newest(step, places)
 
     def _wait(self) -> None:
         if self._under_way is not None:

@@ -1,14 +1,19 @@
-"""Restoring on one machine: each file is read and verified by one rank, into memory that all ranks of it map.
+"""Restoring on one machine: each file is read and verified by one rank, and all ranks take its bytes as they come.
 
-So a machine needs memory for one copy of the state, however many ranks it has, and nothing is sent. The tensors lie in
-that memory; what a rank writes into them is its own from then on.
+The ranks go through their files together, a part at a time. Each reads a part of its own into a window that the others
+map; when all have, every rank copies what it wants from all windows to where training has it. So what has a place in
+training already is only written there, and takes no memory.
+
+What has none yet, such as the moments of an optimizer that has made no step, its reader puts into an arena that all
+ranks map. So a machine needs memory for one copy of it, however many ranks it has. The tensors lie in that memory; what
+a rank writes into them is its own from then on.
 """
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,14 +21,18 @@ import xxhash
 
 from torchrelay.checkpoint.dtypes import dtype_of, writable_bytes
 from torchrelay.checkpoint.lending import Lent, addresses, borrowed
-from torchrelay.checkpoint.reader import empty_tensor
-from torchrelay.contract.errors import CheckpointError
-from torchrelay.contract.manifest import Manifest, TensorEntry, check_hash, check_slots, read_header, reading
-from torchrelay.contract.safetensors_file import LENGTH_BYTES, Slot
+from torchrelay.checkpoint.reader import empty_tensor, places_in_file, read_exactly
+from torchrelay.contract.errors import CheckpointError, StorageError
+from torchrelay.contract.manifest import Manifest, TensorEntry, check_hash, check_slots, owner, read_header, reading
+from torchrelay.contract.safetensors_file import DTYPES, LENGTH_BYTES, Slot, header_size
 from torchrelay.contract.storage import Storage, on_object_storage
 
+_PART_BYTES = 32 << 20  # of a file, between two agreements
 _PIECE_BYTES = 2 << 20  # read at once; stays in the processor's cache until it is hashed and copied
-_PIECE_BYTES_FAR = 64 << 20  # where one large read becomes several requests at once
+_PART_BYTES_FAR = 64 << 20  # read at once: one large read becomes several requests
+_ALIGNMENT_BYTES = 64
+
+Put = Callable[[int, memoryview], None]  # at which byte of a piece, and its bytes from there
 
 
 @dataclass(frozen=True)
@@ -42,93 +51,219 @@ class Source:
         names = sorted(name for name in self.manifest.files if name.endswith(".safetensors"))
         return [name for name in names if self.reader(name) == rank]
 
+    def parts_of(self, rank: int, most: int) -> list[tuple[str, int]]:
+        """The parts in which a rank reads them: file and bytes of each."""
+        sizes = {name: self.manifest.files[name].size for name in self.files_of(rank)}
+        return [(name, min(most, size - at)) for name, size in sizes.items() for at in range(0, size, most)]
+
 
 class Holding:
-    """What one rank has read of a checkpoint's tensors, and lends."""
+    """One rank's part in reading a checkpoint's tensors together. `places`: those that all ranks have a place for."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, places: Mapping[str, torch.Tensor], group: dist.ProcessGroup) -> None:
+        """Raises: CheckpointError when there is not enough memory."""
+        self._source, self._places, self._group = source, places, group
+        far = on_object_storage(source.storage)
+        most = _PART_BYTES_FAR if far else _PART_BYTES
+        self._parts = [source.parts_of(rank, most) for rank in range(source.world_size)]
+        self._piece = most if far else _PIECE_BYTES
+        self._half = max((size for parts in self._parts for _, size in parts), default=0)  # others may read the other
+        self._arenas = [_Arena(source, rank, places) for rank in range(source.world_size)]
         self._lent: list[Lent] = []
+        try:
+            self._lent = [Lent(2 * self._half), Lent(self._arenas[source.rank].size)]
+            self._windows = {source.rank: self._lent[0].memory()}
+        except OSError as error:
+            self.close()
+            raise CheckpointError(f"no memory to restore {source.folder}: {error.strerror}") from None
+        self._streams: dict[str, _Stream] = {}
 
     def read(self) -> None:
-        """Read this rank's files, and verify all of them. Raises: CheckpointError for damage, StorageError."""
-        for name in self._source.files_of(self._source.rank):
-            lent = Lent()
-            self._lent.append(lent)
-            _read(self._source, name, lent)
+        """Read this rank's files and verify all of them; take what this rank has a place for from the others'.
 
-    def tensors(self, wanted: Callable[[str], bool], group: dist.ProcessGroup) -> dict[str, torch.Tensor]:
-        """The wanted tensors, in the memory of whoever has read them; all ranks have found their files whole.
-
-        Collective: yes. Raises: CheckpointError, StorageError.
+        Collective: yes. After a problem of any rank all end at the same part, and those that have none return.
+        Raises: CheckpointError for damage, StorageError.
         """
-        source = self._source
-        files = [source.files_of(rank) for rank in range(source.world_size)]
-        heard = addresses([lent.address for lent in self._lent], max(map(len, files)), group, source.world_size)
-        mapped = {
-            name: _Mapped(source, name, borrowed(address, source.manifest.files[name].size, name))
-            for names, lent in zip(files, heard, strict=True)
-            for name, address in zip(names, lent, strict=False)
-        }
-        return {name: _tensor(source.manifest, name, mapped) for name in source.manifest.tensors if wanted(name)}
+        heard = addresses(self._lent, self._group, self._source.world_size)
+        problem = _problem(partial(self._map, heard))
+        reading_mine = self._reading()
+        for number in range(max(map(len, self._parts))):
+            problem = problem or _problem(lambda: next(reading_mine, None))
+            if not self._all_are_well(problem):
+                break
+            problem = _problem(partial(self._take, number))
+        reading_mine.close()
+        if problem is not None:
+            raise problem
+
+    def tensors(self, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
+        """The wanted tensors, after `read` on all ranks: in their places, or in the memory of whoever has read them."""
+        entries = self._source.manifest.tensors
+        found = {name: self._places[name] for name in entries if wanted(name) and name in self._places}
+        rest = {name: self._shared(name, entries[name]) for name in entries if wanted(name) and name not in found}
+        return found | rest
 
     def close(self) -> None:
         """To be called when all ranks have their tensors, or none will."""
         for lent in self._lent:
             lent.close()
 
+    def _map(self, heard: list[list[tuple[int, int, int, int]]]) -> None:
+        for rank, (window, arena) in enumerate(heard):
+            if rank != self._source.rank:
+                self._windows[rank] = borrowed(window, to_keep=False)
+            self._arenas[rank].memory = borrowed(arena, to_keep=True)
 
-class _Mapped:
-    """One file's bytes, and where in them its tensors are."""
+    def _all_are_well(self, problem: Exception | None) -> bool:
+        well = torch.tensor([problem is None])
+        dist.all_reduce(well, dist.ReduceOp.MIN, group=self._group)
+        return bool(well)
 
-    def __init__(self, source: Source, name: str, memory: mmap.mmap) -> None:
-        self.memory = memory
-        path, size = f"{source.folder}/{name}", source.manifest.files[name].size
-        length = int.from_bytes(memory[:LENGTH_BYTES], "little")
-        self.slots: dict[str, Slot] = read_header(BytesIO(memory[: LENGTH_BYTES + length]), size, path)[1]
-        check_slots(source.manifest, name, self.slots, path)
+    def _reading(self) -> Generator[None, None, None]:
+        """Read this rank's files into its window, and yield after each part."""
+        source, number = self._source, 0
+        for name in source.files_of(source.rank):
+            path, entry = f"{source.folder}/{name}", source.manifest.files[name]
+            hasher, stream, left = xxhash.xxh3_128(), self._stream(name), entry.size
+            with reading(path), source.storage.open(path) as file:
+                while left:
+                    part = self._part(source.rank, number)
+                    for at in range(0, len(part), self._piece):
+                        piece = part[at : at + self._piece]
+                        read_exactly(file, piece, path)
+                        hasher.update(piece)
+                        stream.feed(piece)
+                    left -= len(part)
+                    number += 1
+                    if not left:
+                        if file.read(1):
+                            raise CheckpointError(f"{path} is longer than the {entry.size} bytes expected")
+                        check_hash(path, hasher.hexdigest(), entry)
+                    yield
+
+    def _take(self, number: int) -> None:
+        """Copy from part `number` of all other ranks what has a place here."""
+        for rank, parts in enumerate(self._parts):
+            if rank != self._source.rank and number < len(parts):
+                self._stream(parts[number][0]).feed(self._part(rank, number))
+
+    def _part(self, rank: int, number: int) -> memoryview:
+        """Where part `number` of a rank's files lies in its window."""
+        begin = number % 2 * self._half
+        return memoryview(self._windows[rank])[begin : begin + self._parts[rank][number][1]]
+
+    def _stream(self, name: str) -> "_Stream":
+        if name not in self._streams:
+            source = self._source
+            puts = {key: _into(memory) for key, memory in places_in_file(source.manifest, name, self._places).items()}
+            if source.reader(name) == source.rank:
+                arena = {key: at for (file, key), at in self._arenas[source.rank].offsets.items() if file == name}
+                puts |= {key: _into_lent(self._lent[1], at, source.folder) for key, at in arena.items()}
+            self._streams[name] = _Stream(source, name, puts)
+        return self._streams[name]
+
+    def _shared(self, name: str, entry: TensorEntry) -> torch.Tensor:
+        """A tensor in the arenas."""
+        arenas = [self._arenas[self._source.reader(piece.file)] for piece in entry.pieces]
+        itemsize = DTYPES[entry.dtype].itemsize
+        if len(arenas) == 1 and entry.elements:
+            offset = arenas[0].offsets[entry.pieces[0].file, entry.pieces[0].key]
+            data = torch.frombuffer(arenas[0].memory, dtype=torch.uint8, count=entry.elements * itemsize, offset=offset)
+            return data.view(dtype_of(entry.dtype)).view(entry.shape)
+        tensor = empty_tensor(self._source.manifest, name)  # one that is split has to be put together
+        target = writable_bytes(tensor)
+        for arena, piece in zip(arenas, entry.pieces, strict=True):
+            begin, end, offset = piece.start * itemsize, piece.stop * itemsize, arena.offsets[piece.file, piece.key]
+            target[begin:end] = memoryview(arena.memory)[offset : offset + end - begin]
+        return tensor
 
 
-def _read(source: Source, name: str, lent: Lent) -> None:
-    path, entry = f"{source.folder}/{name}", source.manifest.files[name]
-    most = _PIECE_BYTES_FAR if on_object_storage(source.storage) else _PIECE_BYTES
-    buffer, hasher, left = memoryview(bytearray(min(most, entry.size))), xxhash.xxh3_128(), entry.size
-    with reading(path), source.storage.open(path) as file:
-        while left:
-            count = file.readinto(buffer[:left])  # type: ignore[attr-defined]
-            if not count:
-                raise CheckpointError(f"{path} ended early")
-            hasher.update(buffer[:count])
-            _keep(lent, buffer[:count], path)
-            left -= count
-        if file.read(1):
-            raise CheckpointError(f"{path} is longer than the {entry.size} bytes expected")
-    check_hash(path, hasher.hexdigest(), entry)
+class _Arena:
+    """Where in the memory that a rank lends lies what it reads and not all ranks have a place for."""
+
+    def __init__(self, source: Source, rank: int, places: Mapping[str, torch.Tensor]) -> None:
+        self.offsets: dict[tuple[str, str], int] = {}  # by file and key
+        self.size = 0
+        self.memory: mmap.mmap = mmap.mmap(-1, 1)
+        for name, entry in source.manifest.tensors.items():
+            if name in places or (owner(name) or 0) >= source.world_size:
+                continue
+            for piece in entry.pieces:
+                if source.reader(piece.file) == rank:
+                    self.offsets[piece.file, piece.key] = self.size
+                    size = (piece.stop - piece.start) * DTYPES[entry.dtype].itemsize
+                    self.size += -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
 
 
-def _keep(lent: Lent, data: memoryview, path: str) -> None:
+class _Stream:
+    """The bytes of one file as they come: each goes where its tensor is."""
+
+    def __init__(self, source: Source, name: str, puts: Mapping[str, Put]) -> None:
+        self._manifest, self._name, self._puts = source.manifest, name, puts
+        self._path, self._size = f"{source.folder}/{name}", source.manifest.files[name].size
+        self._head = bytearray()
+        self._slots: Iterator[tuple[str, Slot]] | None = None
+        self._key, self._slot, self._at = "", Slot("", (), 0, 0), 0
+
+    def feed(self, data: memoryview) -> None:
+        """Take the next bytes. Raises: CheckpointError for a file that cannot be what the manifest says."""
+        data = self._feed_head(data)
+        while data:
+            while self._at == self._slot.end:
+                self._next()
+            count = min(len(data), self._slot.end - self._at)
+            if self._key in self._puts:
+                self._puts[self._key](self._at - self._slot.begin, data[:count])
+            self._at += count
+            data = data[count:]
+
+    def _feed_head(self, data: memoryview) -> memoryview:
+        """Take the header, as far as it is there; what is behind it."""
+        while data and self._slots is None:
+            missing = self._head_size() - len(self._head)
+            self._head += data[:missing]
+            data = data[missing:]
+            if len(self._head) == self._head_size():
+                self._begin()
+        return data
+
+    def _head_size(self) -> int:
+        if len(self._head) < LENGTH_BYTES:
+            return LENGTH_BYTES
+        return LENGTH_BYTES + header_size(bytes(self._head[:LENGTH_BYTES]), self._size, self._path)
+
+    def _begin(self) -> None:
+        slots = read_header(BytesIO(self._head), self._size, self._path)[1]
+        check_slots(self._manifest, self._name, slots, self._path)
+        self._slots = iter(slots.items())
+        self._at = len(self._head)
+        self._slot = Slot("", (), self._at, self._at)
+
+    def _next(self) -> None:
+        assert self._slots is not None  # which fill the file to its end
+        self._key, self._slot = next(self._slots)
+
+
+def _into(memory: memoryview) -> Put:
+    def put(at: int, data: memoryview) -> None:
+        memory[at : at + len(data)] = data
+
+    return put
+
+
+def _into_lent(lent: Lent, begin: int, folder: str) -> Put:
+    def put(at: int, data: memoryview) -> None:
+        try:
+            lent.write(begin + at, data)
+        except OSError as error:
+            raise CheckpointError(f"no memory to restore {folder}: {error.strerror}") from None
+
+    return put
+
+
+def _problem(work: Callable[[], object]) -> Exception | None:
     try:
-        lent.append(data)
-    except OSError as error:
-        raise CheckpointError(f"no memory for {path}: {error.strerror}") from None
-
-
-def _tensor(manifest: Manifest, name: str, mapped: dict[str, _Mapped]) -> torch.Tensor:
-    entry = manifest.tensors[name]
-    if len(entry.pieces) == 1 and entry.elements:
-        file = mapped[entry.pieces[0].file]
-        slot = file.slots[entry.pieces[0].key]
-        if slot.begin % dtype_of(entry.dtype).itemsize == 0:
-            return _in_place(file.memory, slot, entry)
-    tensor = empty_tensor(manifest, name)  # one that is split has to be put together
-    target, itemsize = writable_bytes(tensor), tensor.element_size()
-    for piece in entry.pieces:
-        file = mapped[piece.file]
-        slot = file.slots[piece.key]
-        target[piece.start * itemsize : piece.stop * itemsize] = memoryview(file.memory)[slot.begin : slot.end]
-    return tensor
-
-
-def _in_place(memory: Any, slot: Slot, entry: TensorEntry) -> torch.Tensor:
-    data = torch.frombuffer(memory, dtype=torch.uint8, count=slot.end - slot.begin, offset=slot.begin)
-    return data.view(dtype_of(entry.dtype)).view(entry.shape)
+        work()
+    except (CheckpointError, StorageError) as error:
+        return error
+    return None

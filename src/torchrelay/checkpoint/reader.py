@@ -1,7 +1,7 @@
 """Reading a checkpoint's files into tensors, checked against the manifest while they are read."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 import torch
@@ -24,9 +24,9 @@ from torchrelay.contract.storage import Storage
 _RANK_FILE = re.compile(r"rank-(\d{5,9})\.")
 
 
-def empty_tensors(manifest: Manifest, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
-    """Memory for the wanted tensors, on the host. Raises: CheckpointError when there is not enough of it."""
-    return {name: empty_tensor(manifest, name) for name in manifest.tensors if wanted(name)}
+def memory_for(manifest: Manifest, names: Iterable[str], places: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors to be filled: those of `places`, else new ones. Raises: CheckpointError without enough memory."""
+    return {name: places[name] if name in places else empty_tensor(manifest, name) for name in names}
 
 
 def place(manifest: Manifest, name: str) -> int:
@@ -60,7 +60,7 @@ def read_file(storage: Storage, folder: str, name: str, manifest: Manifest, tens
     Raises: CheckpointError for a damaged file, StorageError for one that cannot be read.
     """
     path, entry = f"{folder}/{name}", manifest.files[name]
-    targets = _targets(manifest, name, tensors)
+    targets = places_in_file(manifest, name, tensors)
     hasher = xxhash.xxh3_128()
     with reading(path), storage.open(path) as file:
         head, slots = read_header(file, entry.size, path)
@@ -74,7 +74,16 @@ def read_file(storage: Storage, folder: str, name: str, manifest: Manifest, tens
     check_hash(path, hasher.hexdigest(), entry)
 
 
-def _targets(manifest: Manifest, file: str, tensors: dict[str, torch.Tensor]) -> dict[str, memoryview]:
+def read_exactly(file: BinaryIO, memory: memoryview, path: str) -> None:
+    """Fill memory with a file's next bytes. Raises: CheckpointError when there are not as many."""
+    while memory:
+        count = file.readinto(memory)  # type: ignore[attr-defined]
+        if not count:
+            raise CheckpointError(f"{path} ended early")
+        memory = memory[count:]
+
+
+def places_in_file(manifest: Manifest, file: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, memoryview]:
     """Where the bytes of each key of a file belong."""
     targets = {}
     for name, tensor in tensors.items():
@@ -93,8 +102,6 @@ def _fill(file: BinaryIO, target: memoryview | None, size: int, hasher: Any, pat
     while done < size:
         at = done % len(target)
         part = target[at : at + min(READ_BYTES, size - done, len(target) - at)]
-        count = file.readinto(part)  # type: ignore[attr-defined]
-        if not count:
-            raise CheckpointError(f"{path} ended early")
-        hasher.update(part[:count])
-        done += count
+        read_exactly(file, part, path)
+        hasher.update(part)
+        done += len(part)

@@ -1,15 +1,18 @@
 """Restoring: the newest checkpoint that is whole, each byte of which is read from storage by one rank only.
 
-Every rank reads and verifies its share of the files; then the ranks agree whether all are whole. On one machine they
-all map what each has read; otherwise they spread it over the process group. Without a group (threads of a test, a rank
-alone) every rank reads all.
+Every rank reads and verifies its share of the files; then the ranks agree whether all are whole. On one machine all
+take what each reads from memory that they share; otherwise they spread it over the process group. Without a group
+(threads of a test, a rank alone) every rank reads all.
+
+What training has a place for goes straight there, before it is known to be whole: if it is not, an older checkpoint
+takes its place, or the restore fails.
 """
 
 import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ import torch
 from torchrelay.checkpoint import reader
 from torchrelay.checkpoint.exchange import Exchange, World
 from torchrelay.checkpoint.one_machine import Holding, Source
+from torchrelay.checkpoint.places import fills
 from torchrelay.checkpoint.spreading import Spreading
 from torchrelay.checkpoint.state import decode
 from torchrelay.contract import manifest_format, strict_json
@@ -57,7 +61,7 @@ class Restoring:
         self._storage, self._writer, self._world, self._exchange = storage, writer, world, exchange
         self._spreading = Spreading(group, world.rank, world.world_size) if group is not None else None
 
-    def newest(self, step: int | None) -> Restored | None:
+    def newest(self, step: int | None, places: Mapping[str, torch.Tensor]) -> Restored | None:
         """As CheckpointManager.restore says.
 
         Collective: yes
@@ -65,7 +69,7 @@ class Restoring:
         found = self._exchange.agree(lambda: None, lambda _: self._candidates(step))
         problems = []
         for folder in found:
-            restored = self._load(_Loading(self._storage, folder, self._world, self._spreading))
+            restored = self._load(_Loading(self._storage, folder, self._world, self._spreading, places))
             if isinstance(restored, Restored):
                 return restored
             problems.append(restored)
@@ -116,9 +120,17 @@ def _problem(work: Callable[[], None]) -> str | None:
 class _Loading(contextlib.ExitStack):
     """One rank's part in loading one checkpoint. What it lends to the others is closed at the end."""
 
-    def __init__(self, storage: Storage, folder: str, world: World, spreading: Spreading | None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        folder: str,
+        world: World,
+        spreading: Spreading | None,
+        places: Mapping[str, torch.Tensor],
+    ) -> None:
         super().__init__()
         self._storage, self._folder, self._world, self._spreading = storage, folder, world, spreading
+        self._places = places
         self._holding: Holding | None = None
         self._manifest: Manifest | None = None
         self._tensors: dict[str, torch.Tensor] = {}
@@ -139,15 +151,20 @@ class _Loading(contextlib.ExitStack):
             data = manifest_format.dump(self._manifest) if self._manifest is not None else None
             spread = self._spreading.bytes(data, 0)
             self._manifest = self._manifest or manifest_format.parse(spread, f"{self._folder}/manifest.json")
-            if self._spreading.one_machine():
-                source = Source(
-                    self._storage, self._folder, self._known, self._reader, self._world.rank, self._world.world_size
-                )
-                self._holding = Holding(source)
-                self.callback(self._holding.close)
+        self._places = {name: place for name, place in self._places.items() if fills(self._known, name, place)}
+        if self._spreading is not None and self._spreading.one_machine():
+            self._hold(self._spreading)
         for name in self._known.files:
             if self._reads(name):
                 check_size(self._storage, f"{self._folder}/{name}", self._known.files[name])
+
+    def _hold(self, spreading: Spreading) -> None:
+        if not spreading.alike(sorted(self._places)):
+            self._places = {}
+        rank, world_size = self._world.rank, self._world.world_size
+        source = Source(self._storage, self._folder, self._known, self._reader, rank, world_size)
+        self._holding = Holding(source, self._places, spreading.group)
+        self.callback(self._holding.close)
 
     def _read(self) -> None:
         manifest = self._known
@@ -161,7 +178,8 @@ class _Loading(contextlib.ExitStack):
                 self._json[name] = reader.read_json(self._storage, self._folder, manifest, name)
 
     def _read_tensors(self, files: list[str]) -> None:
-        self._tensors = reader.empty_tensors(self._known, lambda name: self._wants(name) or self._passes_on(name))
+        names = [name for name in self._known.tensors if self._wants(name) or self._passes_on(name)]
+        self._tensors = reader.memory_for(self._known, names, self._places)
         for name in files:
             reader.read_file(self._storage, self._folder, name, self._known, self._tensors)
 
@@ -170,7 +188,7 @@ class _Loading(contextlib.ExitStack):
         manifest, rank = self._known, self._world.rank
         if self._spreading is not None:
             if self._holding is not None:
-                self._tensors = self._holding.tensors(self._wants, self._spreading.group)
+                self._tensors = self._holding.tensors(self._wants)
             else:
                 self._spreading.tensors(manifest, self._tensors, self._reader)
             mine = strict_json.canonical(self._json[STATE]) if STATE in self._json else None

@@ -11,6 +11,7 @@ from itertools import zip_longest
 
 import torch
 import torch.distributed as dist
+import xxhash
 
 from torchrelay.checkpoint.lending import can_lend
 from torchrelay.contract.manifest import Manifest, owner
@@ -57,6 +58,13 @@ class Spreading:
             sent.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         dist.broadcast(sent, root, group=self.group)
         return sent.numpy().tobytes()
+
+    def alike(self, names: list[str]) -> bool:
+        """Whether all ranks have the same names."""
+        digest = xxhash.xxh3_64_intdigest("\0".join(names).encode()) >> 1
+        told = torch.tensor([digest, -digest])
+        dist.all_reduce(told, dist.ReduceOp.MAX, group=self.group)
+        return int(told[0]) == -int(told[1])
 
     def tensors(self, manifest: Manifest, tensors: Mapping[str, torch.Tensor], reader: Callable[[str], int]) -> None:
         """Fill `tensors`, of which each rank has what it read, with what the others read. `reader`: of a file."""
