@@ -75,7 +75,8 @@ class Exchange:
     def _results(self, outcomes: list[dict[str, Any]]) -> list[Any]:
         failed = [outcome for outcome in outcomes if "error" in outcome]
         if failed:
-            also = f" (and {len(failed) - 1} more ranks failed)" if len(failed) > 1 else ""
+            more = len(failed) - 1
+            also = f" (and {more} more rank{'s' if more > 1 else ''} failed)" if more else ""
             raise _error_class(failed[0]["error"])(failed[0]["text"] + also)
         return [outcome["result"] for outcome in outcomes]
 
