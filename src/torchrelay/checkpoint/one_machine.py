@@ -57,7 +57,7 @@ class Source:
         return [(name, min(most, size - at)) for name, size in sizes.items() for at in range(0, size, most)]
 
 
-class Holding:
+class ReadingTogether:
     """One rank's part in reading a checkpoint's tensors together. `places`: those that all ranks have a place for."""
 
     def __init__(self, source: Source, places: Mapping[str, torch.Tensor], group: dist.ProcessGroup) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from torchrelay.checkpoint import reader
 from torchrelay.checkpoint.exchange import Exchange, World
-from torchrelay.checkpoint.one_machine import Holding, Source
+from torchrelay.checkpoint.one_machine import ReadingTogether, Source
 from torchrelay.checkpoint.places import fills
 from torchrelay.checkpoint.spreading import Spreading
 from torchrelay.checkpoint.state import decode
@@ -131,7 +131,7 @@ class _Loading(contextlib.ExitStack):
         super().__init__()
         self._storage, self._folder, self._world, self._spreading = storage, folder, world, spreading
         self._places = places
-        self._holding: Holding | None = None
+        self._together: ReadingTogether | None = None
         self._manifest: Manifest | None = None
         self._tensors: dict[str, torch.Tensor] = {}
         self._json: dict[str, Any] = {}
@@ -139,7 +139,7 @@ class _Loading(contextlib.ExitStack):
 
     def steps(self) -> list[Callable[[], None]]:
         """What to do, and to agree on after each. Each raises CheckpointError for damage, StorageError otherwise."""
-        return [self._read_manifest, self._look, self._read, self._decode]
+        return [self._read_manifest, self._look, self._take_memory, self._read, self._decode]
 
     def _read_manifest(self) -> None:
         if self._spreading is None or self._world.rank == 0:
@@ -152,43 +152,39 @@ class _Loading(contextlib.ExitStack):
             spread = self._spreading.bytes(data, 0)
             self._manifest = self._manifest or manifest_format.parse(spread, f"{self._folder}/manifest.json")
         self._places = {name: place for name, place in self._places.items() if fills(self._known, name, place)}
-        if self._spreading is not None and self._spreading.one_machine():
-            self._hold(self._spreading)
+        if self._spreading is not None and self._spreading.one_machine() and not self._spreading.alike(self._places):
+            self._places = {}
         for name in self._known.files:
             if self._reads(name):
                 check_size(self._storage, f"{self._folder}/{name}", self._known.files[name])
 
-    def _hold(self, spreading: Spreading) -> None:
-        if not spreading.alike(sorted(self._places)):
-            self._places = {}
-        rank, world_size = self._world.rank, self._world.world_size
-        source = Source(self._storage, self._folder, self._known, self._reader, rank, world_size)
-        self._holding = Holding(source, self._places, spreading.group)
-        self.callback(self._holding.close)
+    def _take_memory(self) -> None:
+        if self._spreading is not None and self._spreading.one_machine():
+            rank, world_size = self._world.rank, self._world.world_size
+            source = Source(self._storage, self._folder, self._known, self._reader, rank, world_size)
+            self._together = ReadingTogether(source, self._places, self._spreading.group)
+            self.callback(self._together.close)
+        else:
+            names = [name for name in self._known.tensors if self._wants(name) or self._passes_on(name)]
+            self._tensors = reader.memory_for(self._known, names, self._places)
 
     def _read(self) -> None:
         manifest = self._known
         mine = [name for name in sorted(manifest.files) if self._reads(name)]
-        if self._holding is not None:
-            self._holding.read()
-        else:
-            self._read_tensors([name for name in mine if name.endswith(".safetensors")])
+        if self._together is not None:
+            self._together.read()
         for name in mine:
             if name.endswith(".json"):
                 self._json[name] = reader.read_json(self._storage, self._folder, manifest, name)
-
-    def _read_tensors(self, files: list[str]) -> None:
-        names = [name for name in self._known.tensors if self._wants(name) or self._passes_on(name)]
-        self._tensors = reader.memory_for(self._known, names, self._places)
-        for name in files:
-            reader.read_file(self._storage, self._folder, name, self._known, self._tensors)
+            elif self._together is None and name.endswith(".safetensors"):
+                reader.read_file(self._storage, self._folder, name, manifest, self._tensors)
 
     def _decode(self) -> None:
         """Spread what has been read, now that all of it is known to be whole, and put the state together."""
         manifest, rank = self._known, self._world.rank
         if self._spreading is not None:
-            if self._holding is not None:
-                self._tensors = self._holding.tensors(self._wants)
+            if self._together is not None:
+                self._tensors = self._together.tensors(self._wants)
             else:
                 self._spreading.tensors(manifest, self._tensors, self._reader)
             mine = strict_json.canonical(self._json[STATE]) if STATE in self._json else None
@@ -202,7 +198,7 @@ class _Loading(contextlib.ExitStack):
         about, metrics = dict(manifest.about), dict(manifest.metrics)
         size, samples = manifest.world_size, manifest.samples
         self.restored = Restored(manifest.step, self._folder, shared, private, size, metrics, samples, about)
-        self._tensors, self._json, self._holding = {}, {}, None  # nothing but the result keeps memory
+        self._tensors, self._json, self._together = {}, {}, None  # nothing but the result keeps memory
 
     @property
     def _known(self) -> Manifest:

@@ -5,7 +5,7 @@ ranks in turn, so that all connections are busy.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -59,9 +59,9 @@ class Spreading:
         dist.broadcast(sent, root, group=self.group)
         return sent.numpy().tobytes()
 
-    def alike(self, names: list[str]) -> bool:
+    def alike(self, names: Iterable[str]) -> bool:
         """Whether all ranks have the same names."""
-        digest = xxhash.xxh3_64_intdigest("\0".join(names).encode()) >> 1
+        digest = xxhash.xxh3_64_intdigest("\0".join(sorted(names)).encode()) >> 1
         told = torch.tensor([digest, -digest])
         dist.all_reduce(told, dist.ReduceOp.MAX, group=self.group)
         return int(told[0]) == -int(told[1])
