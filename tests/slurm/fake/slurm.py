@@ -213,6 +213,8 @@ def scontrol(argv: list[str]) -> int:
         os.killpg(job["pid"], signal.SIGKILL)
     elif words[:2] == ["show", "hostnames"]:
         print("\n".join(words[2].split(",")))
+    elif words == ["show", "partition"]:
+        print(f"PartitionName=main Default=YES MaxTime=01:00:00 TotalNodes={len(NODES)} MaxNodes=UNLIMITED")
     else:
         return show(words[1], words[2])
     return 0
@@ -223,8 +225,6 @@ def show(kind: str, name: str) -> int:
         job, node = now["jobs"].get(name), now["nodes"].get(name, "IDLE")
     if kind == "node":
         print(f"NodeName={name} NodeAddr=127.0.0.1 State={node}")
-    elif kind == "partition" and name == "main":
-        print(f"PartitionName=main MaxTime=01:00:00 TotalNodes={len(NODES)} MaxNodes=UNLIMITED")
     elif kind == "job" and job is not None:
         shown = {"REQUEUEING": "COMPLETING"}.get(job["state"], job["state"])
         print(
@@ -248,10 +248,8 @@ def sacct(argv: list[str]) -> int:
 
 
 def sinfo(argv: list[str]) -> int:
-    if "--format=%t %D" in argv:
-        print(f"idle {len(NODES)}")
-        return 0
-    print("main*" if "--format=%P" in argv else "main")
+    assert "--format=%t %D" in argv, argv
+    print(f"idle {len(NODES)}")
     return 0
 
 

@@ -112,14 +112,24 @@ def find_job(job_id: str) -> Job | None:
 
 
 def show(kind: str, name: str) -> dict[str, str]:
-    """What `scontrol show` says of a job, node or partition; empty if there is none. Raises: SchedulerError."""
+    """What `scontrol show` says of a job or node; empty if there is none. Raises: SchedulerError."""
     try:
         output = call("scontrol", "--oneliner", "show", kind, name)
     except ConfigError as error:
         if "nvalid" in str(error) or "not found" in str(error):
             return {}
         raise
-    return dict(re.findall(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)", output))
+    return _fields(output)
+
+
+def partitions() -> dict[str, dict[str, str]]:
+    """What `scontrol show` says of each partition, by name, hidden ones too. Raises: ConfigError, SchedulerError."""
+    shown = [_fields(line) for line in call("scontrol", "--all", "--oneliner", "show", "partition").splitlines()]
+    return {fields["PartitionName"]: fields for fields in shown if "PartitionName" in fields}
+
+
+def _fields(line: str) -> dict[str, str]:
+    return dict(re.findall(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)", line))
 
 
 def config() -> dict[str, str]:

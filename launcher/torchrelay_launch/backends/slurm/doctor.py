@@ -103,13 +103,14 @@ def _accounting(place: Place) -> Iterator[Finding]:
 
 
 def _partition(place: Place) -> Iterator[Finding]:
-    named = place.job.slurm.partition or partitions.default()
+    known = client.partitions()
+    named = place.job.slurm.partition or partitions.default(known)
     if not named:
         yield Finding("partition", "there is no default partition: name one in slurm.partition", ok=False)
         return
     partitions.check(place.job)
     for name in named.split(","):
-        yield from _one_partition(place, name, client.show("partition", name))
+        yield from _one_partition(place, name, known.get(name, {}))
 
 
 def _one_partition(place: Place, name: str, fields: dict[str, str]) -> Iterator[Finding]:

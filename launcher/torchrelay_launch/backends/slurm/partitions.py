@@ -1,5 +1,7 @@
 """Partitions: which there are, and what each allows."""
 
+from collections.abc import Collection, Mapping
+
 from torchrelay.contract.errors import ConfigError
 from torchrelay_launch.backends.slurm import client
 from torchrelay_launch.spec.models import JobSpec
@@ -7,10 +9,11 @@ from torchrelay_launch.spec.models import JobSpec
 
 def check(job: JobSpec) -> None:
     """What sbatch would take and then leave in the queue for ever. Raises: ConfigError, SchedulerError."""
-    for name in (job.slurm.partition or default()).split(","):
-        fields = client.show("partition", name) if name else {}
+    known = client.partitions()
+    for name in (job.slurm.partition or default(known)).split(","):
+        fields = known.get(name, {})
         if name and not fields:
-            raise ConfigError(no_such(name))
+            raise ConfigError(_no_such(name, known))
         total = fields.get("TotalNodes", "")
         if total.isdigit() and job.resources.nodes.minimum > int(total):
             raise ConfigError(
@@ -38,14 +41,12 @@ def minutes(text: str) -> int | None:
         return None
 
 
-def default() -> str:
+def default(known: Mapping[str, Mapping[str, str]]) -> str:
     """The partition of jobs that name none, or nothing if each must name one."""
-    lines = client.call("sinfo", "--noheader", "--format=%P").split()
-    return next((line.rstrip("*") for line in lines if line.endswith("*")), "")
+    return next((name for name, fields in known.items() if fields.get("Default") == "YES"), "")
 
 
-def no_such(name: str) -> str:
+def _no_such(name: str, known: Collection[str]) -> str:
     from torchrelay_launch.spec.names import did_you_mean
 
-    known = client.call("sinfo", "--noheader", "--format=%R").split()
-    return f"slurm.partition: there is no partition {name!r} here; {did_you_mean(name, set(known)) or ', '.join(known)}"
+    return f"slurm.partition: there is no partition {name!r} here; {did_you_mean(name, known) or ', '.join(known)}"
