@@ -31,6 +31,13 @@ def undisturbed(make_relay: Any, tmp_path_factory: pytest.TempPathFactory) -> di
     return figures(relay)
 
 
+def wait_for_its_middle(relay: Any) -> None:
+    """Wait for step KILL_AT. From a little before it on steps take long: the end must not come before the blow."""
+    relay.wait_for_step(KILL_AT - 5)
+    relay.pace(0.005)
+    relay.wait_for_step(KILL_AT)
+
+
 def kill_rank_0(relay: Any) -> None:
     os.kill(relay.process("torchrelay.train", rank=0), signal.SIGKILL)
 
@@ -50,8 +57,9 @@ def kill_guard(relay: Any) -> None:
 @pytest.mark.parametrize("kill", [kill_rank_0, kill_rank_1, kill_torchrun, kill_guard])
 def test_a_killed_part_is_started_again_by_itself(relay: Any, undisturbed: Any, kill: Callable[[Any], None]) -> None:
     job = relay.start("run", "paced.yaml")
-    relay.wait_for_step(KILL_AT)
+    wait_for_its_middle(relay)
     kill(relay)
+    relay.pace(0.0)
     output = relay.finish(job)
     relay.wait_until_nothing_is_left()
     assert "SIGKILL" in output
@@ -104,8 +112,9 @@ def test_an_interrupted_run_resumes_to_the_same_end(
     relay: Any, undisturbed: Any, interrupt: Callable[[Any, Any], int]
 ) -> None:
     job = relay.start("run", "paced.yaml")
-    relay.wait_for_step(KILL_AT)
+    wait_for_its_middle(relay)
     relay.finish(job, interrupt(relay, job))
+    relay.pace(0.0)
     relay.wait_until_nothing_is_left()
     status = relay.json("status", relay.run().name)
     assert status["state"] in ("stopped", "preempted", "failed")
@@ -118,8 +127,9 @@ def test_an_interrupted_run_resumes_to_the_same_end(
 
 def test_two_supervisors_survive_the_loss_of_a_rank_and_end_as_one_would(relay: Any, undisturbed: Any) -> None:
     job = relay.start("run", "paced.yaml", "--set", "resources.nodes=2", "--set", "resources.procs_per_node=1")
-    relay.wait_for_step(KILL_AT)
+    wait_for_its_middle(relay)
     kill_rank_1(relay)
+    relay.pace(0.0)
     relay.finish(job)
     relay.wait_until_nothing_is_left()
     assert figures(relay) == undisturbed
@@ -131,7 +141,8 @@ def test_three_ranks_and_several_gradient_buckets_resume_exactly(relay: Any, mak
     alone = make_relay(tmp_path / "alone")
     alone("run", "paced.yaml", *sets)
     job = relay.start("run", "paced.yaml", *sets)
-    relay.wait_for_step(KILL_AT)
+    wait_for_its_middle(relay)
     kill_rank_1(relay)
+    relay.pace(0.0)
     relay.finish(job)
     assert relay.digest() == alone.digest()

@@ -131,6 +131,10 @@ class Relay(CommandLine):
         lines = [line for file in sorted(self.run().glob("events/*")) for line in file.read_text().split("\n")[:-1]]
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
+    def pace(self, seconds_per_sample: float) -> None:
+        """How long a sample of the paced data sets takes from now on."""
+        (self.folder / "pace").write_text(str(seconds_per_sample))
+
     def wait_for_step(self, step: int) -> None:
         """Wait until the run has logged this step."""
         wait_until(f"step {step}", lambda: any(event["step"] >= step for event in self.events("step")))

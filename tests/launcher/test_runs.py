@@ -66,6 +66,19 @@ def ended_pid() -> int:
     return process.pid
 
 
+def test_a_supervisor_may_end_while_it_is_looked_at(run: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim(run)
+    beat(run)
+
+    def look(_heartbeat: Heartbeat) -> bool:
+        outcome = OutcomeRecord(Outcome.COMPLETED, 0, time.time())
+        run.create(layout.attempt_file(1, "outcome"), records.dump(outcome))
+        return False
+
+    monkeypatch.setattr(status_module, "supervisor_alive", look)
+    assert run_status(run).state is RunState.COMPLETED
+
+
 def test_storage_comes_from_the_option_then_the_environment_then_the_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

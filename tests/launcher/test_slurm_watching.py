@@ -69,6 +69,24 @@ def test_handing_on_may_happen_while_slurm_is_asked(lost: LocalStorage, monkeypa
     assert found.live
 
 
+def test_a_job_may_end_while_slurm_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = LocalStorage(tmp_path)
+    record = AttemptRecord(1, "slurm", created_at=0.0, host="login", workdir="/w", backend_id="38")
+    storage.create(layout.attempt_file(1, "attempt"), records.dump(record))
+    journal.write_begin(storage, 1, Begin("38", 0, ["n1", "n2"], 0.0))
+
+    def find_job(_job_id: str) -> Job:
+        if journal.outcome_of(storage, 1) is None:
+            journal.conclude(storage, 1, Outcome.PREEMPTED, None, 75)
+            journal.write_end(storage, 1, End(Cause.PREEMPTED, "preemption", 0.0, next_job="39"))
+        return Job("38", "PREEMPTED")
+
+    monkeypatch.setattr(client, "find_job", find_job)
+    found = observe(storage, 1)
+    assert found is not None
+    assert found.live
+
+
 def test_a_budget_that_is_used_up_is_named(lost: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs(monkeypatch, None)
     journal.write_end(lost, 1, end(""))

@@ -54,10 +54,6 @@ class SlurmRelay(Relay):
         words = [word for one in ("resources.nodes=2", "resources.procs_per_node=1", *sets) for word in ("--set", one)]
         self("submit", spec, "--on", "slurm", *words)
 
-    def pace(self, seconds_per_sample: float) -> None:
-        """How long a sample of the paced data sets takes from now on."""
-        (self.folder / "pace").write_text(str(seconds_per_sample))
-
     def pretend(self, steps: int, *sets: str, every: int = 1_000_000) -> None:
         """Submit a job of two nodes whose supervisors only pretend, and count to `steps` in tenths of a second."""
         self("submit", *self._pretended(steps, every, sets))

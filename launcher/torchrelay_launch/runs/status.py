@@ -181,15 +181,16 @@ def checkpoint_steps(storage: Storage) -> list[int]:
 def _attempt_status(storage: Storage, number: int) -> AttemptStatus:
     record = records.read(storage, AttemptRecord, layout.attempt_file(number, "attempt"))
     record = record or AttemptRecord(number, backend="unknown", created_at=0.0, host="", workdir="")
-    outcome = records.read(storage, OutcomeRecord, layout.attempt_file(number, "outcome"))
     heartbeat = records.read(storage, Heartbeat, layout.attempt_file(number, "heartbeat"))
+    alive = supervisor_alive(heartbeat) if heartbeat else None  # asked before the outcome is read, its last word
+    outcome = records.read(storage, OutcomeRecord, layout.attempt_file(number, "outcome"))
     stop = records.read(storage, StopRequest, layout.attempt_file(number, "stop"))
     step, total_steps = last_step(storage, _event_files(storage, number))
     if outcome is not None:
         step = outcome.step if outcome.step is not None else step
         state = _state_after(outcome, stop)
     else:
-        state = _state_without_outcome(storage, record, heartbeat, has_events=step is not None)
+        state = _state_without_outcome(storage, record, alive, has_events=step is not None)
     logs = tuple(records.node_logs(storage, number))
     return AttemptStatus(record, state, outcome, heartbeat, stop, step, total_steps, logs)
 
@@ -199,9 +200,11 @@ def _as_observed(storage: Storage, last: AttemptStatus) -> AttemptStatus:
     if last.outcome is not None and last.outcome.outcome is Outcome.COMPLETED:
         return last
     observed = observe(storage, last.record.backend, last.record.number)
-    return (
-        last if observed is None else dataclasses.replace(last, state=observed.state or last.state, observed=observed)
-    )
+    if last.outcome is None and not (observed and observed.live):
+        last = _attempt_status(storage, last.record.number)  # it may have ended while the backend was asked
+    if observed is None:
+        return last
+    return dataclasses.replace(last, state=observed.state or last.state, observed=observed)
 
 
 _STATES = {
@@ -219,12 +222,13 @@ def _state_after(outcome: OutcomeRecord, stop: StopRequest | None) -> RunState:
 
 
 def _state_without_outcome(
-    storage: Storage, record: AttemptRecord, heartbeat: Heartbeat | None, *, has_events: bool
+    storage: Storage, record: AttemptRecord, alive: bool | None, *, has_events: bool
 ) -> RunState:
-    if heartbeat is None:
+    """`alive`: whether its supervisor is; None before the first heartbeat."""
+    if alive is None:
         waiting = bool(record.backend_id) or time.time() - record.created_at < STARTING_S
         return RunState.PENDING if waiting else RunState.FAILED
-    if not supervisor_alive(heartbeat):
+    if not alive:
         return RunState.FAILED
     if has_events or not _uses_trainer(storage, record.number):
         return RunState.RUNNING

@@ -54,7 +54,7 @@ def sbatch(argv: list[str]) -> int:
         names = tasks(job_id, options.get("array", ""))
         for name in names:
             now["jobs"][name] = {"state": "PENDING", "options": options, "script": script, "arguments": arguments}
-            now["jobs"][name] |= {"restarts": 0, "nodes": [], "preempted": "None", "said": [], "codes": []}
+            now["jobs"][name] |= {"restarts": 0, "nodes": [], "preempted": "None", "pid": 0, "begun": 0, "codes": []}
     for name in names:
         start(name)
     print(job_id)
@@ -92,7 +92,7 @@ def start(job_id: str) -> None:
         count = int(job["options"].get("nodes", "1").split("-")[0])
         if now["hold"] or job["state"] != "PENDING" or len(free) < count or not may_start(now, job_id):
             return
-        job |= {"state": "RUNNING", "nodes": free[:count]}
+        job |= {"state": "RUNNING", "nodes": free[:count], "begun": job["begun"] + 1, "pid": 0}
     process = subprocess.Popen(
         [sys.executable, __file__, "_run", job_id],
         stdin=subprocess.DEVNULL,
@@ -102,6 +102,11 @@ def start(job_id: str) -> None:
         cwd="/",
     )
     process.returncode = 0
+
+
+def leaving(job: State) -> bool:
+    """Whether a job has been ended and its script still runs."""
+    return job["state"] not in ("PENDING", "RUNNING") and len(job["codes"]) < job["begun"]
 
 
 def _run(argv: list[str]) -> int:
@@ -165,12 +170,22 @@ def end(job_id: str, as_state: str, because: str = "") -> None:
     due = f" DUE TO {because}" if because else ""
     with output.open("a") as out:
         out.write(f"slurmstepd-n1: error: *** JOB {job_id} ON n1 CANCELLED AT 2026-11-21T10:25:52{due} ***\n")
-    os.killpg(job["pid"], signal.SIGTERM)
+    pid = process_of(job_id)
+    os.killpg(pid, signal.SIGTERM)
     deadline = time.monotonic() + KILL_WAIT_S
-    while time.monotonic() < deadline and Path(f"/proc/{job['pid']}").exists():
+    while time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
         time.sleep(0.05)
-    if Path(f"/proc/{job['pid']}").exists():
-        os.killpg(job["pid"], signal.SIGKILL)
+    if Path(f"/proc/{pid}").exists():
+        os.killpg(pid, signal.SIGKILL)
+
+
+def process_of(job_id: str) -> int:
+    """The script of a running job, which may just be about to start."""
+    while True:
+        with state() as now:
+            if pid := now["jobs"][job_id]["pid"]:
+                return int(pid)
+        time.sleep(0.02)
 
 
 def scancel(argv: list[str]) -> int:
@@ -210,7 +225,7 @@ def scontrol(argv: list[str]) -> int:
             job = now["jobs"][words[1]]
             job["state"] = "REQUEUEING"
             job["restarts"] += 1
-        os.killpg(job["pid"], signal.SIGKILL)
+        os.killpg(process_of(words[1]), signal.SIGKILL)
     elif words[:2] == ["show", "hostnames"]:
         print("\n".join(words[2].split(",")))
     elif words == ["show", "partition"]:
@@ -226,7 +241,7 @@ def show(kind: str, name: str) -> int:
     if kind == "node":
         print(f"NodeName={name} NodeAddr=127.0.0.1 State={node}")
     elif kind == "job" and job is not None:
-        shown = {"REQUEUEING": "COMPLETING"}.get(job["state"], job["state"])
+        shown = "COMPLETING" if job["state"] == "REQUEUEING" or leaving(job) else job["state"]
         print(
             f"JobId={name} JobState={shown} Reason=None Restarts={job['restarts']} RunTime=00:00:10 "
             f"TimeLimit=01:00:00 PreemptTime={job['preempted']} NodeList={','.join(job['nodes']) or '(null)'}"
@@ -255,7 +270,8 @@ def sinfo(argv: list[str]) -> int:
 
 def squeue(_argv: list[str]) -> int:
     with state() as now:
-        print("\n".join(job_id for job_id, job in now["jobs"].items() if job["state"] in ("PENDING", "RUNNING")))
+        alive = [name for name, job in now["jobs"].items() if job["state"] in ("PENDING", "RUNNING") or leaving(job)]
+    print("\n".join(alive))
     return 0
 
 

@@ -28,8 +28,10 @@ def observe(storage: Storage, attempt: int) -> Observed | None:
     try:
         if outcome is None:
             job = client.find_job(job_id) or _from_accounting(job_id)
-            unknown = Observed(RunState.FAILED, error=f"Slurm no longer knows job {job_id}")
-            return observed(job, begun=begun) if job else unknown
+            outcome = journal.outcome_of(storage, attempt)  # it may have come while Slurm was asked
+            if outcome is None or (job and run_state(job.state) in ALIVE):
+                unknown = Observed(RunState.FAILED, error=f"Slurm no longer knows job {job_id}")
+                return observed(job, begun=begun) if job else unknown
         if begun and journal.read_end(storage, attempt) is None and _alive(job_id):
             return _deciding(job_id)
     except SchedulerAwayError as error:
