@@ -27,7 +27,7 @@ from torchrelay.contract.manifest import Manifest, TensorEntry, check_hash, chec
 from torchrelay.contract.safetensors_file import DTYPES, LENGTH_BYTES, Slot, header_size
 from torchrelay.contract.storage import Storage, on_object_storage
 
-_PART_BYTES = 32 << 20  # of a file, between two agreements
+_PART_BYTES = 16 << 20  # of a file, between two agreements
 _PIECE_BYTES = 2 << 20  # read at once; stays in the processor's cache until it is hashed and copied
 _PART_BYTES_FAR = 64 << 20  # read at once: one large read becomes several requests
 _ALIGNMENT_BYTES = 64
