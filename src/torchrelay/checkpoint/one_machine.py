@@ -10,10 +10,9 @@ a rank writes into them is its own from then on.
 """
 
 import mmap
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 
 import torch
 import torch.distributed as dist
@@ -22,17 +21,16 @@ import xxhash
 from torchrelay.checkpoint.dtypes import dtype_of, writable_bytes
 from torchrelay.checkpoint.lending import Lent, addresses, borrowed
 from torchrelay.checkpoint.reader import empty_tensor, places_in_file, read_exactly
+from torchrelay.checkpoint.streaming import Put, Stream, into_memory
 from torchrelay.contract.errors import CheckpointError, StorageError
-from torchrelay.contract.manifest import Manifest, TensorEntry, check_hash, check_slots, owner, read_header, reading
-from torchrelay.contract.safetensors_file import DTYPES, LENGTH_BYTES, Slot, header_size
+from torchrelay.contract.manifest import Manifest, TensorEntry, check_hash, owner, reading
+from torchrelay.contract.safetensors_file import DTYPES
 from torchrelay.contract.storage import Storage, on_object_storage
 
 _PART_BYTES = 16 << 20  # of a file, between two agreements
 _PIECE_BYTES = 2 << 20  # read at once; stays in the processor's cache until it is hashed and copied
 _PART_BYTES_FAR = 64 << 20  # read at once: one large read becomes several requests
 _ALIGNMENT_BYTES = 64
-
-Put = Callable[[int, memoryview], None]  # at which byte of a piece, and its bytes from there
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class ReadingTogether:
         except OSError as error:
             self.close()
             raise CheckpointError(f"no memory to restore {source.folder}: {error.strerror}") from None
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
 
     def read(self) -> None:
         """Read this rank's files and verify all of them; take what this rank has a place for from the others'.
@@ -152,14 +150,16 @@ class ReadingTogether:
         begin = number % 2 * self._half
         return memoryview(self._windows[rank])[begin : begin + self._parts[rank][number][1]]
 
-    def _stream(self, name: str) -> "_Stream":
+    def _stream(self, name: str) -> Stream:
         if name not in self._streams:
             source = self._source
-            puts = {key: _into(memory) for key, memory in places_in_file(source.manifest, name, self._places).items()}
+            puts = {
+                key: into_memory(memory) for key, memory in places_in_file(source.manifest, name, self._places).items()
+            }
             if source.reader(name) == source.rank:
                 arena = {key: at for (file, key), at in self._arenas[source.rank].offsets.items() if file == name}
                 puts |= {key: _into_lent(self._lent[1], at, source.folder) for key, at in arena.items()}
-            self._streams[name] = _Stream(source, name, puts)
+            self._streams[name] = Stream(source.manifest, name, f"{source.folder}/{name}", puts)
         return self._streams[name]
 
     def _shared(self, name: str, entry: TensorEntry) -> torch.Tensor:
@@ -193,62 +193,6 @@ class _Arena:
                     self.offsets[piece.file, piece.key] = self.size
                     size = (piece.stop - piece.start) * DTYPES[entry.dtype].itemsize
                     self.size += -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-
-
-class _Stream:
-    """The bytes of one file as they come: each goes where its tensor is."""
-
-    def __init__(self, source: Source, name: str, puts: Mapping[str, Put]) -> None:
-        self._manifest, self._name, self._puts = source.manifest, name, puts
-        self._path, self._size = f"{source.folder}/{name}", source.manifest.files[name].size
-        self._head = bytearray()
-        self._slots: Iterator[tuple[str, Slot]] | None = None
-        self._key, self._slot, self._at = "", Slot("", (), 0, 0), 0
-
-    def feed(self, data: memoryview) -> None:
-        """Take the next bytes. Raises: CheckpointError for a file that cannot be what the manifest says."""
-        data = self._feed_head(data)
-        while data:
-            while self._at == self._slot.end:
-                self._next()
-            count = min(len(data), self._slot.end - self._at)
-            if self._key in self._puts:
-                self._puts[self._key](self._at - self._slot.begin, data[:count])
-            self._at += count
-            data = data[count:]
-
-    def _feed_head(self, data: memoryview) -> memoryview:
-        """Take the header, as far as it is there; what is behind it."""
-        while data and self._slots is None:
-            missing = self._head_size() - len(self._head)
-            self._head += data[:missing]
-            data = data[missing:]
-            if len(self._head) == self._head_size():
-                self._begin()
-        return data
-
-    def _head_size(self) -> int:
-        if len(self._head) < LENGTH_BYTES:
-            return LENGTH_BYTES
-        return LENGTH_BYTES + header_size(bytes(self._head[:LENGTH_BYTES]), self._size, self._path)
-
-    def _begin(self) -> None:
-        slots = read_header(BytesIO(self._head), self._size, self._path)[1]
-        check_slots(self._manifest, self._name, slots, self._path)
-        self._slots = iter(slots.items())
-        self._at = len(self._head)
-        self._slot = Slot("", (), self._at, self._at)
-
-    def _next(self) -> None:
-        assert self._slots is not None  # which fill the file to its end
-        self._key, self._slot = next(self._slots)
-
-
-def _into(memory: memoryview) -> Put:
-    def put(at: int, data: memoryview) -> None:
-        memory[at : at + len(data)] = data
-
-    return put
 
 
 def _into_lent(lent: Lent, begin: int, folder: str) -> Put:
