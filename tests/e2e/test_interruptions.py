@@ -34,7 +34,7 @@ def undisturbed(make_relay: Any, tmp_path_factory: pytest.TempPathFactory) -> di
 def wait_for_its_middle(relay: Any) -> None:
     """Wait for step KILL_AT. From a little before it on steps take long: the end must not come before the blow."""
     relay.wait_for_step(KILL_AT - 5)
-    relay.pace(0.005)
+    relay.pace(0.01)
     relay.wait_for_step(KILL_AT)
 
 
@@ -114,8 +114,8 @@ def test_an_interrupted_run_resumes_to_the_same_end(
     job = relay.start("run", "paced.yaml")
     wait_for_its_middle(relay)
     relay.finish(job, interrupt(relay, job))
-    relay.pace(0.0)
     relay.wait_until_nothing_is_left()
+    relay.pace(0.0)
     status = relay.json("status", relay.run().name)
     assert status["state"] in ("stopped", "preempted", "failed")
     if interrupt in WITH_NOTICE:
