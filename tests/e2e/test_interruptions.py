@@ -31,11 +31,12 @@ def undisturbed(make_relay: Any, tmp_path_factory: pytest.TempPathFactory) -> di
     return figures(relay)
 
 
-def wait_for_its_middle(relay: Any) -> None:
-    """Wait for step KILL_AT. From a little before it on steps take long: the end must not come before the blow."""
-    relay.wait_for_step(KILL_AT - 5)
-    relay.pace(0.01)
+def train_to_the_middle(relay: Any, *sets: str) -> Any:
+    """Start a run and wait for step KILL_AT. Its steps take long, or the end might come before the blow."""
+    relay.pace(0.004)
+    job = relay.start("run", "paced.yaml", *sets)
     relay.wait_for_step(KILL_AT)
+    return job
 
 
 def kill_rank_0(relay: Any) -> None:
@@ -56,8 +57,7 @@ def kill_guard(relay: Any) -> None:
 
 @pytest.mark.parametrize("kill", [kill_rank_0, kill_rank_1, kill_torchrun, kill_guard])
 def test_a_killed_part_is_started_again_by_itself(relay: Any, undisturbed: Any, kill: Callable[[Any], None]) -> None:
-    job = relay.start("run", "paced.yaml")
-    wait_for_its_middle(relay)
+    job = train_to_the_middle(relay)
     kill(relay)
     relay.pace(0.0)
     output = relay.finish(job)
@@ -111,8 +111,7 @@ WITHOUT = (kill_supervisor, cancel)
 def test_an_interrupted_run_resumes_to_the_same_end(
     relay: Any, undisturbed: Any, interrupt: Callable[[Any, Any], int]
 ) -> None:
-    job = relay.start("run", "paced.yaml")
-    wait_for_its_middle(relay)
+    job = train_to_the_middle(relay)
     relay.finish(job, interrupt(relay, job))
     relay.wait_until_nothing_is_left()
     relay.pace(0.0)
@@ -126,8 +125,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(
 
 
 def test_two_supervisors_survive_the_loss_of_a_rank_and_end_as_one_would(relay: Any, undisturbed: Any) -> None:
-    job = relay.start("run", "paced.yaml", "--set", "resources.nodes=2", "--set", "resources.procs_per_node=1")
-    wait_for_its_middle(relay)
+    job = train_to_the_middle(relay, "--set", "resources.nodes=2", "--set", "resources.procs_per_node=1")
     kill_rank_1(relay)
     relay.pace(0.0)
     relay.finish(job)
@@ -140,8 +138,7 @@ def test_three_ranks_and_several_gradient_buckets_resume_exactly(relay: Any, mak
     sets = ["--set", "resources.procs_per_node=3", "--set", "train.model.args.sizes=[64, 700, 700, 10]"]
     alone = make_relay(tmp_path / "alone")
     alone("run", "paced.yaml", *sets)
-    job = relay.start("run", "paced.yaml", *sets)
-    wait_for_its_middle(relay)
+    job = train_to_the_middle(relay, *sets)
     kill_rank_1(relay)
     relay.pace(0.0)
     relay.finish(job)
