@@ -67,11 +67,13 @@ class Agreement:
             self.save_broken = self.broken()
             return
         kind, now = self._kinds[within], time.monotonic()
-        kind.spent_s += now - self._ticked_at
-        kind.ticks += 1
+        spent_s = now - self._ticked_at
         if within != self._within:
+            spent_s = max(spent_s, kind.tick_s)  # of a step that ends with an evaluation only its last moment is seen
             self._within = within
             self._ticks_left = min(self._ticks_left, max(1, kind.interval))
+        kind.spent_s += spent_s
+        kind.ticks += 1
         self._ticks_left -= 1
         if self._ticks_left == 0:
             self._agree(kind)
@@ -138,13 +140,14 @@ class _Kind:
     interval: int = 1
     ticks: int = 0
     spent_s: float = 0.0
+    tick_s: float = 0.0  # the mean when it was last asked for
     _wanted: int = 1
 
     def wanted_interval(self) -> int:
         """The interval to ask for, from the ticks since it was last asked; without any, as before."""
         if self.ticks:
-            tick_s = self.spent_s / self.ticks
-            most = max(1, min(_MOST_TICKS, int(_EVERY_S / max(tick_s, 1e-9))))
-            self._wanted = 0 if tick_s > _LONG_TICK_S else most
+            self.tick_s = self.spent_s / self.ticks
+            most = max(1, min(_MOST_TICKS, int(_EVERY_S / max(self.tick_s, 1e-9))))
+            self._wanted = 0 if self.tick_s > _LONG_TICK_S else most
         self.ticks, self.spent_s = 0, 0.0
         return self._wanted

@@ -110,6 +110,19 @@ def test_a_stop_after_a_quick_evaluation_does_not_wait_for_many_slow_steps(monke
     assert ticks <= 3
 
 
+def test_a_stop_after_the_step_that_ends_with_an_evaluation_comes_soon(monkeypatch):
+    pair = Pair(monkeypatch)
+    for _ in range(20):
+        pair.tick(0.15)
+    for _ in range(50):
+        pair.tick(0.0005, within=True)
+    pair.tick(0.0005)
+    pair.tick(0.15)
+    pair.signals[1].received = signal.SIGTERM
+    ticks = next(number for number in range(1, 1000) if pair.tick(0.15)[0])
+    assert ticks <= 3
+
+
 def test_asking_within_every_step_makes_few_messages_too(monkeypatch):
     pair = Pair(monkeypatch)
     for _ in range(3200):
