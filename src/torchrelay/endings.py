@@ -151,6 +151,11 @@ def is_peer_lost(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _GONE.search(str(error)) is not None
 
 
+def is_clean_exit(error: BaseException) -> bool:
+    """Whether an error is no more than a program that ends, and well."""
+    return isinstance(error, SystemExit) and error.code in (None, 0)
+
+
 def _without_source(text: str) -> str:
     """Gloo's message without the line of its source and the advice that follows."""
     return re.sub(r"^\[\S+:\d+\] ", "", text).partition(". This is typically")[0]

@@ -8,7 +8,7 @@ with Run.attach() as run:
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -19,19 +19,17 @@ from torchrelay import presence, rng, signals
 from torchrelay.attach import Attached, about, connect, local_world_size
 from torchrelay.attempt import Unsupervised
 from torchrelay.checkpoint.manager import CheckpointManager
-from torchrelay.contract.errors import DivergedError, StorageError
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import Heartbeat
-from torchrelay.endings import Ending, is_peer_lost
-from torchrelay.finite import FiniteCheck
-from torchrelay.observe.meter import Meter
+from torchrelay.endings import Ending, is_clean_exit, is_peer_lost
+from torchrelay.finite import FiniteCheck, NotFinite, diverged
+from torchrelay.observe.reporter import Metrics, Reporter, resolved
 from torchrelay.pace import Pace
 from torchrelay.presence import Presence
 from torchrelay.saver import Saver, Saving, State, better
 from torchrelay.stop import Agreement, Stopped
 from torchrelay.tracked import Tracked
 
-Metrics = Mapping[str, float | torch.Tensor]
 _LAST_CHANCE_S = 30.0  # for a save that is under way when a rank fails
 
 
@@ -62,15 +60,16 @@ class Run:
         manager = CheckpointManager(self.storage, self.writer, self.world, policy, about(self.spec))
         self._policy = policy
         self._saver = Saver(manager, policy)
-        self._saver.saved, self._saver.failed = self._save_done, self._save_failed
         self._pace = Pace(policy) if policy.every.auto else None
         save_every_s = self._pace.interval_s if self._pace is not None else policy.every.seconds
         self._agreement = Agreement(self.world, present.signals, save_every_s)
         self._agreement.busy, self._agreement.broken = lambda: self._saver.untold, lambda: self._saver.broken
-        self._presence, self._ending, self._observer = present, attached.ending, attached.observer
+        self._presence, self._ending = present, attached.ending
+        log_every = self.train.log_every if self.train is not None else log_every
+        self._reporter = Reporter(attached.observer, self.device, log_every)
+        self._saver.saved, self._saver.failed = self._save_done, self._reporter.save_failed
         self._untouched = rng.Untouched()
-        self._tracked, self._finite, self._meter = Tracked(), FiniteCheck(), Meter(self.device)
-        self._log_every = self.train.log_every if self.train is not None else log_every
+        self._tracked, self._finite = Tracked(), FiniteCheck()
         self._metrics: dict[str, float] = {}  # of the last evaluation
         self._restored = self._in_step = self._left_early = self._finish = self._stopped = self._prepared = False
         self._broken_off = False  # whether `should_stop` has said so
@@ -106,7 +105,7 @@ class Run:
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._ending.step = self.step
-        if error is not None and not isinstance(error, Stopped) and not _is_clean_exit(error):
+        if error is not None and not isinstance(error, Stopped) and not is_clean_exit(error):
             if not is_peer_lost(error):  # what is lost with a peer cannot be committed any more
                 self._saver.settle(_LAST_CHANCE_S)
             self._ending.failed(error)
@@ -138,8 +137,7 @@ class Run:
         self.evaluated_step, self.best = progress["evaluated_step"], progress["best"]
         self.resumed_from = self._saver.newest = found.folder
         self._saver.saved_step = found.step
-        if self._observer is not None:
-            self._observer.restored(found.step)
+        self._reporter.restored(found.step)
         if found.private is not None and found.world_size == self.world_size:
             rng.restore(found.private["rng"], self.device)
         else:
@@ -154,9 +152,7 @@ class Run:
         """
         self.restore()
         self.total_steps = total
-        if self._observer is not None:
-            self._observer.started(self.step, total, self.world_size, self.resumed_from)
-        self._meter.restart(self.step)
+        self._reporter.started(self.step, total, self.world_size, self.resumed_from)
         self._first_step = self.step
         while not self._finish and (total is None or self.step < total):
             self._boundary()
@@ -200,8 +196,7 @@ class Run:
     @property
     def log_due(self) -> bool:
         """Whether `log` writes the current step's metrics: work only for them can be left out otherwise."""
-        done = self._current_step()
-        return done % self._log_every == 0 or done == self.total_steps
+        return self._reporter.due(self._current_step(), self.total_steps)
 
     def log(self, metrics: Metrics, *, samples: int = 0, data_wait_s: float = 0.0) -> None:
         """Give the metrics of a step; rank 0 writes down each `log_every`-th. Cheap in between: nothing is computed.
@@ -209,14 +204,8 @@ class Run:
         `samples`: of this step over all ranks. `data_wait_s`: how long this rank waited for them.
         """
         self.samples += samples
-        if self._observer is None:
-            return
-        self._meter.add(samples, data_wait_s)
-        if self.log_due:
-            done = self._current_step()
-            values = _resolved(metrics) | self._meter.take(done)
-            eta_s = None if self.total_steps is None else self._meter.eta_s(done, self.total_steps)
-            self._observer.step(done, self.total_steps, values, eta_s)
+        done = self._current_step()
+        self._reporter.step(done, self.total_steps, metrics, samples=samples, data_wait_s=data_wait_s)
 
     def evaluated(self, metrics: Metrics) -> None:
         """Give the metrics of an evaluation of the current weights, the same on all ranks.
@@ -226,11 +215,10 @@ class Run:
         Collective: yes
         """
         self.evaluated_step = self._current_step()
-        self._metrics = _resolved(metrics)
+        self._metrics = resolved(metrics)
         if not self._in_step:  # this step's checkpoint was saved without the evaluation, so it is not the last word
             self._saver.saved_step = None
-        if self._observer is not None:
-            self._observer.evaluation(self.evaluated_step, self._metrics)
+        self._reporter.evaluation(self.evaluated_step, self._metrics)
         keep = self._policy.keep_best
         value = self._metrics.get(keep.metric) if keep is not None else None
         if keep is not None and value is not None and better(keep, value, self.best):
@@ -248,16 +236,10 @@ class Run:
         """Steps done when the one that is being done is over."""
         return self.step + 1 if self._in_step else self.step
 
-    def _raise_if_bad(self, bad: tuple[float, int] | None) -> None:
-        if bad is None:
-            return
-        self._saver.settle(_LAST_CHANCE_S)
-        newest = self._saver.newest
-        rest = f"the newest good checkpoint is {newest}" if newest else "there is no checkpoint yet"
-        raise DivergedError(
-            f"the loss is {bad[0]} at step {bad[1]} on rank {self.rank}; {rest}. A retry would end the same way: "
-            "lower the learning rate, clip gradients, or look at the data"
-        )
+    def _raise_if_bad(self, bad: NotFinite | None) -> None:
+        if bad is not None:
+            self._saver.settle(_LAST_CHANCE_S)
+            raise diverged(bad, self.rank, self._saver.newest)
 
     def _boundary(self) -> None:
         """Between two steps: agree, save if due, stop if told to."""
@@ -277,9 +259,7 @@ class Run:
             self._saver.prepare(self._state())
 
     def _stop(self) -> None:
-        reason = signals.name_of(self._agreement.stop)
-        if self._observer is not None:
-            self._observer.events.write("stopping", step=self.step, reason=reason)
+        self._reporter.stopping(self.step, signals.name_of(self._agreement.stop))
         self._save_last()
         self._stopped = True
         raise Stopped(self._stop_code())
@@ -294,8 +274,7 @@ class Run:
 
     def _save(self, *, must: bool) -> None:
         self._raise_if_bad(self._finite.resolve())
-        if self._observer is not None:
-            self._observer.flush()  # what lies behind a checkpoint is never measured again
+        self._reporter.flush()  # what lies behind a checkpoint is never measured again
         self._presence.touch(float("inf"))
         began = time.monotonic()
         waited_s = 0.0
@@ -305,7 +284,7 @@ class Run:
             waited_s = self._saver.begin(self._state())
         self._agreement.saved()
         self._presence.touch(float("inf"))
-        self._meter.stall(time.monotonic() - began, waited_s)
+        self._reporter.stood_still(time.monotonic() - began, waited_s)
         if self._pace is not None:
             self._pace.skip()
 
@@ -315,12 +294,7 @@ class Run:
             self._pace.saved(saving)
             self._agreement.save_every_s = self._pace.interval_s
             paced = {"cost_s": self._pace.cost_s, "interval_s": self._pace.interval_s}
-        if self._observer is not None:
-            self._observer.saved(saving, **paced)
-
-    def _save_failed(self, step: int, error: StorageError) -> None:
-        if self._observer is not None:
-            self._observer.events.write("checkpoint_failed", step=step, error=str(error))
+        self._reporter.saved(saving, **paced)
 
     def _state(self) -> State:
         progress = {"samples": self.samples, "evaluated_step": self.evaluated_step, "best": self.best}
@@ -338,8 +312,7 @@ class Run:
         now = time.monotonic()
         if not self._presence.touch(now) or not self.is_main:
             return
-        assert self._observer is not None
-        self._observer.events.flush()
+        self._reporter.hand_over()
         if not self._presence.supervised and now - self._beaten > Heartbeat.interval_on(self.storage):
             self._beaten = now
             attempts.beat_soon(self.attempt)
@@ -354,11 +327,3 @@ class Run:
             self._ending.step = self.step
             self._save_last()
         self._ending.completed()
-
-
-def _is_clean_exit(error: BaseException) -> bool:
-    return isinstance(error, SystemExit) and error.code in (None, 0)
-
-
-def _resolved(metrics: Metrics) -> dict[str, float]:
-    return {name: value.item() if isinstance(value, torch.Tensor) else float(value) for name, value in metrics.items()}

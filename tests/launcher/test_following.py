@@ -154,13 +154,11 @@ def test_everything_that_was_logged_is_shown_from_object_storage(
 
 def test_a_signal_is_heard_while_object_storage_does_not_answer(afar: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = threading.Event()
-    monkeypatch.setattr(LogTail, "new_lines", lambda *_, **__: answers.wait(60) and [])
+    monkeypatch.setattr(LogTail, "new_lines", lambda *_, **__: answers.wait() and [])
     monkeypatch.setattr(following, "LAST_LOOK_S", 0.2)
     sent: list[object] = []
     view = Recorder(lambda: sent or sent.append(os.kill(os.getpid(), signal.SIGINT)))
-    began = time.monotonic()
     assert follow(afar, FakeHandle(None), view) == 75
-    assert time.monotonic() - began < 20
     answers.set()
 
 

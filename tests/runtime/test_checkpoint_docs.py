@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import xxhash
+from alone import Alone
 from safetensors.torch import load_file
 
 from torchrelay.checkpoint import CheckpointManager
@@ -19,12 +20,6 @@ from torchrelay.contract.training import Checkpoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-
-
-class Alone:
-    """The world of a rank without peers."""
-
-    rank, world_size, store = 0, 1, None
 
 
 @pytest.fixture

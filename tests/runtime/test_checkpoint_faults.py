@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from alone import Alone
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract import layout, manifest
@@ -22,12 +23,6 @@ from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.training import Checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.distributed.checkpoint, without a process group
-
-
-class Alone:
-    """The world of a rank without peers."""
-
-    rank, world_size, store = 0, 1, None
 
 
 def weights(value: float) -> torch.Tensor:

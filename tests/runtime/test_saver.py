@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from alone import Alone
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract import layout, manifest
@@ -19,12 +20,6 @@ from torchrelay.contract.units import Interval
 from torchrelay.saver import Saver, Saving, State
 
 LIMIT_S = 20.0
-
-
-class Alone:
-    """The world of a rank without peers."""
-
-    rank, world_size, store = 0, 1, None
 
 
 class Gated(LocalStorage):

