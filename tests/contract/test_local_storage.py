@@ -24,6 +24,21 @@ def test_create_makes_folders_and_refuses_a_name_that_is_taken(storage: LocalSto
     assert storage.list("a/b") == ["c.json"]
 
 
+def test_every_byte_is_seen_once_and_before_it_is_written(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, seen, write = os.urandom(2500), bytearray(), os.write
+
+    def some(descriptor: int, piece: memoryview) -> int:  # as a file system may
+        assert bytes(piece) in bytes(seen)
+        return write(descriptor, piece[:300])
+
+    monkeypatch.setattr("torchrelay.contract.storage._PIECE_BYTES", 1000)
+    monkeypatch.setattr(os, "write", some)
+    storage.create("file", b"head", b"", memoryview(data), seen=seen.extend)
+    assert storage.read("file") == seen == b"head" + data
+
+
 def test_of_many_creators_exactly_one_wins(storage: LocalStorage) -> None:
     winners: list[int] = []
 

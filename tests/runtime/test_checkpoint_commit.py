@@ -45,8 +45,8 @@ def test_a_superseded_writer_commits_nothing(tmp_path: Path) -> None:
 
 def test_a_writer_that_is_superseded_while_it_writes_does_not_commit(tmp_path: Path) -> None:
     class Overtaken(LocalStorage):
-        def create(self, path: str, *chunks: Any) -> None:
-            super().create(path, *chunks)
+        def create(self, path: str, *chunks: Any, **options: Any) -> None:
+            super().create(path, *chunks, **options)
             if path.endswith("state.json"):
                 super().create(layout.restart_file(Writer(1, 1)), b"{}")
 
@@ -77,10 +77,10 @@ class Breaking(LocalStorage):
         self.breaks: str | None = None
         self.after = False
 
-    def create(self, path: str, *chunks: Any) -> None:
+    def create(self, path: str, *chunks: Any, **options: Any) -> None:
         fails = self.breaks is not None and path.endswith(self.breaks)
         if not fails or self.after:
-            super().create(path, *chunks)
+            super().create(path, *chunks, **options)
         if fails:
             raise StorageError(f"cannot write {path}: No space left on device")
 

@@ -105,10 +105,10 @@ def test_code_in_the_metadata_there(tmp_path: Path) -> None:
 class Dying(LocalStorage):
     """Storage of a process that is gone after it has written its tensors."""
 
-    def create(self, path: str, *chunks: Any) -> None:
+    def create(self, path: str, *chunks: Any, **options: Any) -> None:
         if path.endswith((layout.STATE, layout.MANIFEST)):
             raise KeyboardInterrupt
-        super().create(path, *chunks)
+        super().create(path, *chunks, **options)
 
     def delete(self, path: str) -> None:
         raise KeyboardInterrupt
@@ -154,12 +154,12 @@ def test_a_disk_that_fills_up_in_a_writer_thread_there(tmp_path: Path, monkeypat
 class Full(LocalStorage):
     """Storage that fills up in the middle of the tensors, and takes what it has for a file, as a stream would."""
 
-    def create(self, path: str, *chunks: Any) -> None:
+    def create(self, path: str, *chunks: Any, **options: Any) -> None:
         if path.endswith(".safetensors") and "step-000000002" in path:
             whole = b"".join(bytes(chunk) for chunk in chunks)
             super().create(path, whole[: len(whole) // 2])
             raise StorageError("No space left on device")
-        super().create(path, *chunks)
+        super().create(path, *chunks, **options)
 
 
 def test_a_disk_that_fills_up_or_an_upload_that_is_cut(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_tensors_that_differ_between_ranks_are_taken_from_rank_0(tmp_path: Path)
 
 
 class FullDisk(LocalStorage):
-    def create(self, path: str, *chunks: Any) -> None:
+    def create(self, path: str, *chunks: Any, **options: Any) -> None:
         raise StorageError(f"cannot write {path}: No space left on device")
 
 

@@ -33,14 +33,14 @@ class Gated(LocalStorage):
         self.fails = False
         self.threads: set[str] = set()
 
-    def create(self, path: str, *chunks: Any) -> None:
+    def create(self, path: str, *chunks: Any, **options: Any) -> None:
         self.threads.add(threading.current_thread().name)
         if path.endswith(".safetensors"):
             self.reached.set()
             assert self.gate.wait(LIMIT_S)
             if self.fails:
                 raise StorageError("the disk is full")
-        super().create(path, *chunks)
+        super().create(path, *chunks, **options)
 
 
 def saver_on(storage: LocalStorage, **policy: Any) -> tuple[Saver, list[Any]]:

@@ -83,7 +83,9 @@ def test_large_objects_go_in_parts(s3_url, monkeypatch):
     sent = []
     cut = object_writing.cut
     monkeypatch.setattr(object_writing, "cut", lambda *args: [sent.append(part) or part for part in cut(*args)])
-    storage.create("large", data[:100], b"", memoryview(data)[100:])
+    seen = bytearray()
+    storage.create("large", data[:100], b"", memoryview(data)[100:], seen=seen.extend)
+    assert seen == data
     assert len(sent) == 3
     assert storage.size("large") == len(data)
     assert storage.read("large") == data

@@ -129,22 +129,21 @@ def _own(
 
 def _create(storage: Storage, written: Written, name: str, chunks: list[Chunk]) -> None:
     path = f"{written.folder}/{name}"
-    checksum = Pending(partial(_hash, chunks), f"hashing {name}")  # meanwhile the disk or the network is busy
     written.begun.append(name)
     try:
-        storage.create(path, *chunks)
+        checksum = _write(storage, path, chunks)
     except FileExistsError:
         if storage.size(f"{written.folder}/{MANIFEST}") is not None:
             raise CheckpointError(f"{written.folder} is committed already, and a checkpoint never changes") from None
         storage.delete(path)  # left by an earlier try of this gang whose cleaning failed too
-        storage.create(path, *chunks)
-    written.files[name] = FileEntry(sum(len(chunk) for chunk in chunks), checksum.result())
+        checksum = _write(storage, path, chunks)
+    written.files[name] = FileEntry(sum(len(chunk) for chunk in chunks), checksum)
 
 
-def _hash(chunks: list[Chunk]) -> str:
+def _write(storage: Storage, path: str, chunks: list[Chunk]) -> str:
+    """Returns the checksum. What is hashed just before it is written is read from memory once, not twice."""
     hasher = xxhash.xxh3_128()
-    for chunk in chunks:
-        hasher.update(chunk)
+    storage.create(path, *chunks, seen=hasher.update)
     return hasher.hexdigest()
 
 

@@ -13,6 +13,7 @@ from torchrelay.contract.errors import StorageError
 from torchrelay.contract.object_connection import Connection, connect
 from torchrelay.contract.object_parts import in_parallel
 from torchrelay.contract.settings import Json
+from torchrelay.contract.storage import Chunk, Seen
 
 _MOST_DELETED_AT_ONCE = 1000  # S3's own limit
 
@@ -62,7 +63,10 @@ class ObjectStorage:
     def open(self, path: str) -> BinaryIO:
         return object_reading.open_pieces(self.connection, self.key(path))
 
-    def create(self, path: str, *chunks: bytes | bytearray | memoryview) -> None:
+    def create(self, path: str, *chunks: Chunk, seen: Seen | None = None) -> None:
+        if seen is not None:
+            for chunk in chunks:
+                seen(memoryview(chunk).cast("B"))
         object_writing.put(self.connection, self.key(path), chunks, exclusive=True)
 
     def replace(self, path: str, data: bytes) -> None:

@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -18,6 +18,7 @@ from torchrelay.contract.errors import StorageError
 from torchrelay.contract.settings import Json
 
 Chunk = bytes | bytearray | memoryview
+Seen = Callable[[memoryview], object]
 _PIECE_BYTES = 16 << 20
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: begin, wait for nothing
 
@@ -41,9 +42,10 @@ class Storage(Protocol):
     def open(self, path: str) -> BinaryIO:
         """The object as it is now, for reading in pieces. Raises: FileNotFoundError."""
 
-    def create(self, path: str, *chunks: Chunk) -> None:
+    def create(self, path: str, *chunks: Chunk, seen: Seen | None = None) -> None:
         """Write a new object, whole or not at all, durable on return. Raises: FileExistsError if the name is taken.
 
+        `seen` is given each byte once, in order, before it is written: on disk just before, a piece at a time.
         After a StorageError the object may be there all the same: the storage took it, and its answer was lost.
         """
 
@@ -126,11 +128,11 @@ class LocalStorage:
         with _explained("read", self.path(path)) as file:
             return file.open("rb")
 
-    def create(self, path: str, *chunks: Chunk) -> None:
+    def create(self, path: str, *chunks: Chunk, seen: Seen | None = None) -> None:
         with _explained("write", self.path(path)) as file:
             if file.exists():
                 raise FileExistsError(errno.EEXIST, "already exists", str(file))
-            temporary = self._write_temporary(file, chunks)
+            temporary = self._write_temporary(file, chunks, seen)
             try:
                 os.link(temporary, file)  # unlike a rename, fails when the name is taken
             finally:
@@ -178,13 +180,13 @@ class LocalStorage:
     def folder(self, path: str) -> "LocalStorage":
         return LocalStorage(self.path(path))
 
-    def _write_temporary(self, file: Path, chunks: tuple[Chunk, ...]) -> Path:
+    def _write_temporary(self, file: Path, chunks: tuple[Chunk, ...], seen: Seen | None = None) -> Path:
         _make_durable_folder(file.parent)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             for chunk in chunks:
-                _write_all(descriptor, chunk)
+                _write_all(descriptor, chunk, seen)
             os.fsync(descriptor)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -216,12 +218,15 @@ _HINTS = {
 }
 
 
-def _write_all(descriptor: int, data: Chunk) -> None:
+def _write_all(descriptor: int, data: Chunk, seen: Seen | None = None) -> None:
     view = memoryview(data).cast("B")
-    while view:
-        large = view.nbytes > _PIECE_BYTES
-        view = view[os.write(descriptor, view[:_PIECE_BYTES]) :]
-        if large:
+    for at in range(0, len(view), _PIECE_BYTES):
+        piece = view[at : at + _PIECE_BYTES]
+        if seen is not None:
+            seen(piece)
+        while piece:
+            piece = piece[os.write(descriptor, piece) :]
+        if len(view) > _PIECE_BYTES:
             _begin_writing_back(descriptor)
 
 
