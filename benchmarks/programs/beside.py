@@ -19,7 +19,7 @@ from torchrelay.contract.training import Checkpoint
 from torchrelay.world import Wanted, World, join
 
 MEGABYTES, FOLDER = int(sys.argv[1]), sys.argv[2]
-CYCLES, TENSORS, STEP_S = 9, 60, 0.02
+CYCLES, TENSORS, STEP_S = 25, 60, 0.02
 
 
 class Steps:

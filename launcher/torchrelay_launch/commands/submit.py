@@ -9,7 +9,6 @@ from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.style import note
 from torchrelay_launch.planning import SweepPlan
 from torchrelay_launch.starting import start_new
-from torchrelay_launch.sweeping import make, start_all, start_in_background
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _submit_sweep(args: argparse.Namespace, what: SweepPlan) -> int:
+    from torchrelay_launch.sweeping import make, start_all, start_in_background
+
     for warning in what.warnings():
         note(f"warning: {warning}", quiet=args.quiet)
     what.check()

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 
+from torchrelay import __version__
 from torchrelay.contract import layout, records
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.records import AttemptRecord, RunRecord, SpecRecord
@@ -35,14 +36,12 @@ def create_run(root_url: str, job: JobSpec, source: str = "", of: SweepPoint | N
 
     Raises: StorageError if the storage cannot be written; FileExistsError if the point of a sweep has its run.
     """
-    from importlib import metadata
-
     run_id = layout.point_run_id(of.sweep, of.point) if of else new_run_id(job.name)
     storage = open_for(job, root_url).folder(run_id)
     if source:
         with contextlib.suppress(FileExistsError):  # of a point whose start was cut off
             storage.create(layout.SPEC_SOURCE, source.encode())
-    record = RunRecord(run_id, job.name, time.time(), metadata.version("torchrelay"))
+    record = RunRecord(run_id, job.name, time.time(), __version__)
     if of:
         record = dataclasses.replace(record, sweep=of.sweep, point=of.point, values=of.values)
     storage.create(layout.RUN_RECORD, records.dump(record))  # last: a folder without it is no run

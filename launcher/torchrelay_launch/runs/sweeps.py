@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from torchrelay import __version__
 from torchrelay.contract import layout, records
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.records import SpecRecord, StopRequest, SweepRecord
@@ -86,14 +87,12 @@ class PointStatus:
 
 def create_sweep(root_url: str, points: Sequence[Point], backend: str, workdir: str, source: str) -> Sweep:
     """Make a sweep under a storage; its runs are made when they are started. Raises: StorageError."""
-    from importlib import metadata
-
     job = points[0].job
     record = SweepRecord(
         sweep_id=new_run_id(job.name),
         name=job.name,
         created_at=time.time(),
-        torchrelay=metadata.version("torchrelay"),
+        torchrelay=__version__,
         backend=backend,
         workdir=workdir,
         fields=fields_of(points),

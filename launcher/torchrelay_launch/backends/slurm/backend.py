@@ -17,9 +17,7 @@ from torchrelay_launch import code_snapshot
 from torchrelay_launch.backends.base import Command, LastWords, RunRef, Submission, Together
 from torchrelay_launch.backends.first_start import first_torchrun
 from torchrelay_launch.backends.slurm import array, client, journal, partitions, script, shell_environment, watching
-from torchrelay_launch.runs.claims import user_at_host
 from torchrelay_launch.runs.locate import open_for
-from torchrelay_launch.runs.stop import request_stop
 from torchrelay_launch.spec.models import JobSpec, Kubernetes
 
 LOOK_S = 1.0
@@ -96,11 +94,15 @@ class SlurmBackend:
 
     def stop(self, storage: Storage) -> None:
         """Ask for a clean stop; an attempt that still waits in the queue is taken out of it."""
+        from torchrelay_launch.runs.stop import request_stop
+
         request_stop(storage, "stop")
         take_from_queue(storage)
 
     def cancel(self, storage: Storage) -> None:
         """End it now, and whatever follows it in the queue."""
+        from torchrelay_launch.runs.stop import request_stop
+
         request_stop(storage, "cancel")
         client.cancel(watching.live_jobs(storage))
         take_from_queue(storage)
@@ -153,6 +155,8 @@ class SlurmHandle:
 
 def take_from_queue(storage: Storage) -> None:
     """Cancel the newest attempt's job if it has not begun, and note that it was stopped. Raises: SchedulerError."""
+    from torchrelay_launch.runs.claims import user_at_host
+
     number = records.attempt_numbers(storage)[-1]
     if journal.read_begin(storage, number) is not None or journal.outcome_of(storage, number) is not None:
         return

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from torchrelay.contract import layout, manifest, records
+from torchrelay.contract import layout, records
 from torchrelay.contract.errors import StorageError
 from torchrelay.contract.exit_codes import Outcome
 from torchrelay.contract.records import AttemptRecord, Failure, OutcomeRecord
@@ -105,6 +105,8 @@ def history(storage: Storage) -> list[Past]:
 
 def newest_step(storage: Storage) -> int | None:
     """Step of the newest checkpoint. Raises: StorageError."""
+    from torchrelay.contract import manifest  # takes longer to import than all of this
+
     newest = manifest.newest_committed(storage)
     return newest.step if newest else None
 
