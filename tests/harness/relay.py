@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 PROGRAMS = Path(__file__).parent.parent / "e2e" / "programs"
-LIMIT_S = 120.0
+LIMIT_S = 240.0
 
 
 def wait_until(what: str, condition: Callable[[], Any], limit_s: float = LIMIT_S, every_s: float = 0.02) -> Any:

@@ -16,7 +16,7 @@ from torchrelay.contract.records import AttemptRecord, OutcomeRecord, RunRecord,
 from torchrelay.contract.storage import Storage, open_storage
 
 PROGRAM = Path(__file__).with_name("programs") / "small_training.py"
-LIMIT_S = 90.0
+LIMIT_S = 180.0
 
 
 @dataclass

@@ -282,7 +282,7 @@ def test_processes_on_a_tcp_store_save_and_restore_together(tmp_path: Path) -> N
     ]
     try:
         for rank in ranks:
-            out, err = rank.communicate(timeout=90)
+            out, err = rank.communicate(timeout=240)
             assert (rank.returncode, out) == (0, b"3\n"), err.decode()
     finally:
         for rank in ranks:

@@ -29,7 +29,7 @@ def gang(root: Path, world_size: int, *arguments: str) -> list[Any]:
         for rank in range(world_size)
     ]
     try:
-        ended = [rank.communicate(timeout=120) for rank in ranks]
+        ended = [rank.communicate(timeout=240) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

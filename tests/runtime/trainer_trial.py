@@ -89,7 +89,7 @@ class Trial:
             env={**os.environ, **self.prepare(), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=300,
             check=False,
         )
         assert (done.returncode != 0) == stopped, done.stderr[-4000:]

@@ -24,7 +24,7 @@ from slurm_conf import NODE_CONF, SLURM_CONF, SLURMDBD_CONF
 
 NODES = ("n1", "n2", "n3")
 CPUS_PER_NODE = 4
-START_LIMIT_S = 60.0
+START_LIMIT_S = 120.0
 SLURMD_TIMEOUT_S = 8  # a node whose slurmd is silent for so long is down
 KILL_WAIT_S = 10  # from SIGTERM to SIGKILL
 _SBIN = "/usr/sbin:/sbin:/usr/local/sbin"

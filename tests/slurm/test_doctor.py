@@ -16,7 +16,7 @@ def examined(relay: Any, *words: str, code: int = 0) -> str:
     return re.sub(" +", " ", relay("doctor", "--on", "slurm", *words, code=code))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_job_is_examined_without_leaving_anything(fake_relay: Any) -> None:
     said = examined(fake_relay, "job.yaml")
     for line in (
@@ -34,7 +34,7 @@ def test_a_job_is_examined_without_leaving_anything(fake_relay: Any) -> None:
     assert fake_relay.slurm("squeue").strip() == ""
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_what_is_wrong_ends_with_78(fake_relay: Any, tmp_path: Path) -> None:
     said = examined(fake_relay, "job.yaml", "--set", "slurm.partition=gpu", code=78)
     assert "WRONG partition slurm.partition: there is no partition 'gpu' here" in said
@@ -47,7 +47,7 @@ def test_what_is_wrong_ends_with_78(fake_relay: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_nodes_are_examined_in_an_allocation(slurm: Cluster, slurm_relay: Any) -> None:
     """One node is made different by the job's own setup; everything else there is right."""
     differs = 'slurm.setup=["test $SLURM_NODEID = 0 || { cd /; ulimit -n 512; }"]'
@@ -68,7 +68,7 @@ def test_the_nodes_are_examined_in_an_allocation(slurm: Cluster, slurm_relay: An
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_slurm_is_asked_whether_it_would_take_a_job(slurm: Cluster, slurm_relay: Any) -> None:
     examined(slurm_relay, "job.yaml")
     rehearsed = ("submit", "job.yaml", "--on", "slurm", "--dry-run=server")

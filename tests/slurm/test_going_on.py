@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 def all_steps(relay: Any, steps: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from relay import Relay, with_programs
 from slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SAVING = ("checkpoint.every=10 steps", "train.log_every=1")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 HARD = {
     "A_BLANK": "a b",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 ONE_NODE = "resources.nodes=1"
 THREE = "sweep={grid: {env.LETTER: [a, b, c]}, at_once: 2}"
