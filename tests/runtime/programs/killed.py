@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract import layout, manifest, retention
 from torchrelay.contract.layout import Writer
-from torchrelay.contract.storage import Chunk, LocalStorage, open_storage
+from torchrelay.contract.storage import LocalStorage, open_storage
 from torchrelay.contract.training import Checkpoint
 
 URL = sys.argv[1]
@@ -47,20 +47,20 @@ class Deadly:
         if name not in OPERATIONS:
             return found
 
-        def deadly(path: str, *rest: Any) -> Any:
+        def deadly(path: str, *rest: Any, **options: Any) -> Any:
             self._point(f"before {name} {path.rpartition('/')[2]}")
             try:
-                return found(path, *rest)
+                return found(path, *rest, **options)
             finally:
                 self._point(f"after {name} {path.rpartition('/')[2]}")
 
         return deadly
 
-    def _written(self, write: Callable[[Path, tuple[Chunk, ...]], Path]) -> Callable[[Path, tuple[Chunk, ...]], Path]:
+    def _written(self, write: Callable[..., Path]) -> Callable[..., Path]:
         """The point at which a file is written and has not got its name yet."""
 
-        def deadly(file: Path, chunks: tuple[Chunk, ...]) -> Path:
-            temporary = write(file, chunks)
+        def deadly(file: Path, *rest: Any) -> Path:
+            temporary = write(file, *rest)
             self._point(f"written {file.name}")
             return temporary
 
