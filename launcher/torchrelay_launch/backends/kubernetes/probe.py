@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from torchrelay import __version__
 from torchrelay.contract.errors import TorchrelayError
 from torchrelay.contract.storage import open_storage
 from torchrelay_launch.backends.base import Finding
@@ -47,7 +48,7 @@ def _image() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         yield Finding("pod image", "holds no torch, which ranks need", ok=False)
         torch = "no torch"
-    found = f"torchrelay {importlib.metadata.version('torchrelay')}, Python {python}, {torch}, user {os.getuid()}"
+    found = f"torchrelay {__version__}, Python {python}, {torch}, user {os.getuid()}"
     yield Finding("pod image", found, ok=True)
 
 
