@@ -90,6 +90,30 @@ def test_where_a_requeue_was_asked_for_its_refusal_ends_the_run(tmp_path: Path) 
     assert "does not take the next attempt" in outcome.failure.error
 
 
+@pytest.mark.parametrize("asked_of", [2, 3])
+@pytest.mark.parametrize("mode", ["auto", "requeue"])
+def test_a_stop_that_comes_while_the_run_is_handed_on_ends_it(
+    tmp_path: Path,
+    asked: list[tuple[str, ...]],
+    mode: Literal["auto", "requeue"],
+    asked_of: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cancelled: list[str] = []
+    monkeypatch.setattr(client, "cancel", cancelled.extend)
+    handing = succession(tmp_path, mode, 5.0)
+    next_job = handing.hand_on([], preempted=False)
+    request = records.StopRequest("cancel", 0.0, "me")
+    handing.storage.create(layout.attempt_file(asked_of, "stop"), records.dump(request))
+    handing.let_go(next_job)
+    outcome = journal.outcome_of(handing.storage, 3)
+    assert outcome is not None
+    assert outcome.outcome is Outcome.PREEMPTED
+    assert records.read(handing.storage, records.StopRequest, layout.attempt_file(3, "stop")) == request
+    assert cancelled == ([SUBMITTED] if mode == "auto" else [])
+    assert ("scontrol", "requeue", "2") not in asked
+
+
 def test_a_slurm_that_is_away_is_asked_again_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, back_at = [0.0], [100.0]
 

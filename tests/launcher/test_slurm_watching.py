@@ -1,5 +1,6 @@
 """How a run on Slurm stands between two of its attempts, from its records."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,40 @@ def test_a_job_may_end_while_slurm_is_asked(tmp_path: Path, monkeypatch: pytest.
     found = observe(storage, 1)
     assert found is not None
     assert found.live
+
+
+@pytest.fixture
+def claimed(lost: LocalStorage) -> LocalStorage:
+    """The same run, with attempt 2 claimed by job 38, which has yet to submit the job for it."""
+    record = AttemptRecord(2, "slurm", created_at=time.time(), host="n1", workdir="/w", backend_id="38")
+    lost.create(layout.attempt_file(2, "attempt"), records.dump(record))
+    return lost
+
+
+def test_the_next_attempt_may_get_its_job_while_slurm_is_asked(
+    claimed: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_job(job_id: str) -> Job:
+        journal.set_backend_id(claimed, 2, "39")
+        return Job(job_id, {"38": "FAILED", "39": "PENDING"}[job_id])
+
+    monkeypatch.setattr(client, "find_job", find_job)
+    found = observe(claimed, 2)
+    assert found is not None
+    assert (found.state, found.says) == (RunState.PENDING, "job 39 waits")
+
+
+def test_a_job_that_slurm_calls_over_may_still_find_the_next_one(
+    claimed: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs(monkeypatch, Job("38", "TIMEOUT"))
+    found = observe(claimed, 2)
+    assert found is not None
+    assert found.state is RunState.FAILED
+    monkeypatch.setattr(watching, "DECIDES_S", 60.0)
+    found = observe(claimed, 2)
+    assert found is not None
+    assert found.state is RunState.RUNNING
 
 
 def test_a_budget_that_is_used_up_is_named(lost: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,20 +42,29 @@ class Succession:
 
     def let_go(self, next_job: str) -> None:
         """The run is `next_job`'s from here on. Raises: TorchrelayError."""
-        if next_job == self.start.job_id:
-            self._requeue()
-            return
-        stop = records.read(self.storage, StopRequest, layout.attempt_file(self.task.number, "stop"))
-        if stop is not None:  # it came after we had looked
-            self._patiently(lambda: client.cancel([next_job]))
+        stop = self._stop()
+        if stop is not None:
+            if next_job != self.start.job_id:
+                self._patiently(lambda: client.cancel([next_job]))
             self.storage.replace(layout.attempt_file(self.number, "stop"), records.dump(stop))
             journal.conclude(self.storage, self.number, Outcome.PREEMPTED, None, int(ExitCode.PREEMPTED))
+        elif next_job == self.start.job_id:
+            self._requeue()
+            return
         if self._requeued():
             # or it would come back, to find that the run is another job's
             self._patiently(lambda: client.cancel([self.start.job_id]))
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         return client.patiently(ask, self.until)
+
+    def _stop(self) -> StopRequest | None:
+        """A stop that came after we had looked, asked of this attempt or of the one that is being handed on."""
+        found = (
+            records.read(self.storage, StopRequest, layout.attempt_file(number, "stop"))
+            for number in (self.task.number, self.number)
+        )
+        return next((one for one in found if one is not None), None)
 
     def _mode(self) -> str:
         mode = self.task.job.slurm.requeue

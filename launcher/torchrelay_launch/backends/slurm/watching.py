@@ -20,16 +20,31 @@ DECIDES_S = 15.0
 
 def observe(storage: Storage, attempt: int) -> Observed | None:
     """What Slurm says of an attempt; None if it adds nothing, or cannot be asked from here. Raises: StorageError."""
+    while (job_id := _job_of(storage, attempt)) is not None:
+        found = _ask(storage, attempt, job_id)
+        # The attempt may have been handed to another job while Slurm was asked for the one that ends with that.
+        if (found is not None and found.live) or _job_of(storage, attempt) == job_id:
+            return found
+    return None
+
+
+def _job_of(storage: Storage, attempt: int) -> str | None:
     record = records.read(storage, AttemptRecord, layout.attempt_file(attempt, "attempt"))
-    if record is None or not record.backend_id:
-        return None
-    job_id, begun = record.backend_id, journal.read_begin(storage, attempt) is not None
+    return record.backend_id or None if record else None
+
+
+def _ask(storage: Storage, attempt: int, job_id: str) -> Observed | None:
+    begun = journal.read_begin(storage, attempt) is not None
     outcome = journal.outcome_of(storage, attempt)
     try:
         if outcome is None:
             job = client.find_job(job_id) or _from_accounting(job_id)
             outcome = journal.outcome_of(storage, attempt)  # it may have come while Slurm was asked
-            if outcome is None or (job and run_state(job.state) in ALIVE):
+            if job and run_state(job.state) in ALIVE:
+                return observed(job, begun=begun)
+            if outcome is None and not begun and _handed_on_soon(storage, attempt, job_id):
+                return _deciding(job_id)
+            if outcome is None:
                 unknown = Observed(RunState.FAILED, error=f"Slurm no longer knows job {job_id}")
                 return observed(job, begun=begun) if job else unknown
         if begun and journal.read_end(storage, attempt) is None and _alive(job_id):
@@ -40,6 +55,15 @@ def observe(storage: Storage, attempt: int) -> Observed | None:
         if outcome is None:
             return None
     return _after_outcome(storage, attempt, outcome, job_id) if begun else None
+
+
+def _handed_on_soon(storage: Storage, attempt: int, job_id: str) -> bool:
+    """Whether the job that ran the attempt before claimed this one just now, and has yet to find the job for it."""
+    before = journal.read_begin(storage, attempt - 1)
+    record = records.read(storage, AttemptRecord, layout.attempt_file(attempt, "attempt"))
+    if before is None or record is None or before.job_id != job_id:
+        return False
+    return abs(time.time() - record.created_at) < DECIDES_S
 
 
 def observed(job: Job, *, begun: bool) -> Observed:
