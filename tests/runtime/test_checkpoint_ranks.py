@@ -4,7 +4,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -176,16 +175,21 @@ def test_an_unexpected_error_of_one_rank_reaches_all(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_does_not_report_is_named_and_its_late_files_are_harmless(tmp_path: Path) -> None:
+    given_up = threading.Event()
+
     def work(peer: Peer) -> Any:
-        own = manager(tmp_path, peer, timeout_s=0.5)
+        own = manager(tmp_path, peer, timeout_s=2.0)
         if peer.rank == 1:
-            time.sleep(1.0)
-        return own.save(1, shared(), {}, {})
+            assert given_up.wait(TIMEOUT_S)
+        try:
+            return own.save(1, shared(), {}, {})
+        finally:
+            given_up.set()
 
     results = together(3, work)
     for one in results:
         assert isinstance(one, StorageError)
-        assert "rank 1 did not report on a checkpoint within 0.5 s" in str(one)
+        assert "rank 1 did not report on a checkpoint within 2 s" in str(one)
     storage = LocalStorage(tmp_path)
     assert manifest.committed(storage) == []
     assert storage.list(layout.checkpoint_folder(1, Writer(1))) == []
@@ -193,12 +197,16 @@ def test_a_rank_that_does_not_report_is_named_and_its_late_files_are_harmless(tm
 
 def test_when_rank_0_is_silent_the_others_keep_their_files_for_it(tmp_path: Path) -> None:
     """Its commit may still come, and a manifest without its files would be a damaged checkpoint."""
+    given_up = threading.Event()
 
     def work(peer: Peer) -> Any:
         own = manager(tmp_path, peer, timeout_s=0.3 if peer.rank else TIMEOUT_S)
         if peer.rank == 0:
-            time.sleep(1.2)
-        return own.save(1, shared(), {}, {})
+            assert given_up.wait(TIMEOUT_S)
+        try:
+            return own.save(1, shared(), {}, {})
+        finally:
+            given_up.set()
 
     results = together(2, work)
     assert isinstance(results[1], StorageError)
@@ -218,6 +226,18 @@ def test_damage_is_agreed_on_whoever_reads_the_file(
     assert [one.step for one in restore(tmp_path, 2)] == [1, 1]
     assert file in caplog.text
     assert newest in caplog.text
+
+
+def test_an_error_while_damage_is_marked_reaches_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = tmp_path / save(tmp_path, 2)[0].folder / "state.json"
+    newest.write_bytes(newest.read_bytes()[:-1] + b"!")
+
+    def create(*_given: Any) -> None:
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(LocalStorage, "create", create)
+    results = together(2, lambda peer: manager(tmp_path, peer).restore())
+    assert [type(one) for one in results] == [ZeroDivisionError, TorchrelayError]
 
 
 def test_no_checkpoint_and_no_such_step_are_agreed_on(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class Restoring:
             if isinstance(restored, Restored):
                 return restored
             problems.append(restored)
-            self._pass_over(folder, restored)
+            self._exchange.agree(partial(self._pass_over, folder, restored), lambda _: None)
         if problems:
             raise CheckpointError(
                 f"no checkpoint that could be restored is whole: {'; '.join(problems[:3])}. `torchrelay checkpoints "
