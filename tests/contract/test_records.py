@@ -51,6 +51,18 @@ def test_the_newest_writer_is_the_last_restart_of_the_last_attempt(storage: Loca
     assert newest > Writer(2, 11)
 
 
+def test_an_attempt_is_there_once_it_is_claimed(storage: LocalStorage) -> None:
+    storage.create(layout.attempt_file(1, "attempt"), b"{}")
+    about_to_be = storage.path(layout.attempt_folder(2))
+    about_to_be.mkdir()
+    (about_to_be / ".attempt.json.12.tmp").touch()
+    assert records.attempt_numbers(storage) == [1]
+    assert records.newest_writer(storage) == Writer(1, -1)
+    storage.create(layout.attempt_file(2, "attempt"), b"{}")
+    assert records.attempt_numbers(storage) == [1, 2]
+    assert records.newest_writer(storage) == Writer(2, -1)
+
+
 def test_checkpoint_folders_read_back() -> None:
     folder = layout.checkpoint_folder(1200, Writer(2, 1))
     assert layout.parse_checkpoint_folder(folder.removeprefix("checkpoints/")) == (1200, Writer(2, 1))

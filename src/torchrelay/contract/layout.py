@@ -45,14 +45,18 @@ class Writer:
         return f"a{self.attempt:04d}-r{self.restart:02d}"
 
 
+def attempt_folder(attempt: int) -> str:
+    return f"{ATTEMPTS}/{attempt:04d}"
+
+
 def attempt_file(attempt: int, name: str) -> str:
     """Path of a record of an attempt; `name` is attempt, spec, heartbeat, stop or outcome."""
-    return f"{ATTEMPTS}/{attempt:04d}/{name}.json"
+    return f"{attempt_folder(attempt)}/{name}.json"
 
 
 def restart_file(writer: Writer) -> str:
     """Path of the record by which a gang claims to be the run's only writer."""
-    return f"{ATTEMPTS}/{writer.attempt:04d}/restart-{writer.restart:02d}.json"
+    return f"{attempt_folder(writer.attempt)}/restart-{writer.restart:02d}.json"
 
 
 def events_file(writer: Writer) -> str:

@@ -169,8 +169,14 @@ def read_run(storage: Storage) -> RunRecord:
 
 def attempt_numbers(storage: Storage) -> list[int]:
     """Numbers of all attempts of a run, oldest first."""
-    names = storage.list(layout.ATTEMPTS)
-    return sorted(int(name) for name in names if name.isdigit())
+    numbers = _attempt_folders(storage)
+    while numbers and not storage.list(layout.attempt_folder(numbers[-1])):
+        numbers.pop()  # where there are folders, one is there before the record by which the attempt is claimed
+    return numbers
+
+
+def _attempt_folders(storage: Storage) -> list[int]:
+    return sorted(int(name) for name in storage.list(layout.ATTEMPTS) if name.isdigit())
 
 
 def node_logs(storage: Storage, attempt: int) -> list[str]:
@@ -181,8 +187,9 @@ def node_logs(storage: Storage, attempt: int) -> list[str]:
 
 def newest_writer(storage: Storage) -> Writer | None:
     """The newest gang that has claimed the run; whoever is older must not commit."""
-    for attempt in reversed(attempt_numbers(storage)):
-        names = storage.list(f"{layout.ATTEMPTS}/{attempt:04d}")
+    for attempt in reversed(_attempt_folders(storage)):
+        names = storage.list(layout.attempt_folder(attempt))
         restarts = [int(n[8:-5]) for n in names if n.startswith("restart-") and n[8:-5].isdigit()]
-        return Writer(attempt, max(restarts, default=-1))
+        if names:  # as in `attempt_numbers`
+            return Writer(attempt, max(restarts, default=-1))
     return None
