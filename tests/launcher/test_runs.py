@@ -20,6 +20,7 @@ from torchrelay_launch import processes
 from torchrelay_launch.runs import status as status_module
 from torchrelay_launch.runs.claims import claim_attempt, create_run
 from torchrelay_launch.runs.locate import find_run, open_for, storage_url
+from torchrelay_launch.runs.observed import Observed
 from torchrelay_launch.runs.status import list_runs, run_status
 from torchrelay_launch.runs.stop import request_stop
 from torchrelay_launch.spec.models import JobSpec
@@ -77,6 +78,21 @@ def test_a_supervisor_may_end_while_it_is_looked_at(run: Storage, monkeypatch: p
 
     monkeypatch.setattr(status_module, "supervisor_alive", look)
     assert run_status(run).state is RunState.COMPLETED
+
+
+def test_an_attempt_may_end_while_its_backend_is_asked(run: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim(run)
+
+    def observe(_storage: Storage, _backend: str, _attempt: int) -> Observed | None:
+        if records.read(run, OutcomeRecord, layout.attempt_file(1, "outcome")) is not None:
+            return None
+        run.create(layout.attempt_file(1, "stop"), records.dump(StopRequest("stop", 0.0, "me")))
+        run.create(layout.attempt_file(1, "outcome"), records.dump(OutcomeRecord(Outcome.PREEMPTED, 75, 0.0)))
+        return Observed(RunState.FAILED, error="the job failed before the attempt could say how it ended")
+
+    monkeypatch.setattr(status_module, "observe", observe)
+    status = run_status(run)
+    assert (status.state, status.error) == (RunState.STOPPED, None)
 
 
 def test_storage_comes_from_the_option_then_the_environment_then_the_spec(

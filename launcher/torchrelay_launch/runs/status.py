@@ -201,7 +201,9 @@ def _as_observed(storage: Storage, last: AttemptStatus) -> AttemptStatus:
         return last
     observed = observe(storage, last.record.backend, last.record.number)
     if last.outcome is None and not (observed and observed.live):
-        last = _attempt_status(storage, last.record.number)  # it may have ended while the backend was asked
+        last = _attempt_status(storage, last.record.number)
+        if last.outcome is not None:  # it ended while the backend was asked, which did not know that yet
+            return _as_observed(storage, last)
     if observed is None:
         return last
     return dataclasses.replace(last, state=observed.state or last.state, observed=observed)
