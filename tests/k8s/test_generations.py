@@ -87,6 +87,14 @@ def test_a_pod_that_comes_back_concludes_what_it_left_and_claims_the_next(run: S
     assert generations.begin_next(run, 1, "j-a1") == 2  # nobody has begun it
 
 
+def test_a_pod_that_died_as_it_claimed_the_next_attempt_takes_it_up(run: Storage) -> None:
+    generations.write_begin(run, 1, begin())
+    assert generations.begin_next(run, 1, "j-a1") == 2
+    run.delete(layout.attempt_file(2, "spec"))  # what is written last
+    assert generations.begin_next(run, 1, "j-a1") == 2
+    assert run.read(layout.attempt_file(2, "spec")) == run.read(layout.attempt_file(1, "spec"))
+
+
 def test_after_a_preemption_the_run_goes_on(run: Storage) -> None:
     generations.write_begin(run, 1, begin())
     conclude(run, 1, OutcomeRecord(Outcome.PREEMPTED, 75, 1.0))

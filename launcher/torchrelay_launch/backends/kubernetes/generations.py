@@ -21,6 +21,7 @@ from torchrelay.contract.errors import StorageError, SupersededError
 from torchrelay.contract.exit_codes import ExitCode, Outcome
 from torchrelay.contract.records import AttemptRecord, Failure, OutcomeRecord, StopRequest
 from torchrelay.contract.storage import Storage
+from torchrelay_launch.runs import inheriting
 
 NODES_FILE = "kubernetes-nodes.json"
 WAITS_S = 60.0  # for how long a pod's word that it waits is believed
@@ -105,6 +106,7 @@ def begin_next(storage: Storage, submitted: int, job: str) -> "int | OutcomeReco
     if record.backend != "kubernetes" and newest != submitted:
         raise SupersededError(f"attempt {newest} of the run belongs to the backend {record.backend}; this is {job}")
     if begun is None:
+        inheriting.complete(storage, newest)
         return newest
     outcome = outcome_of(storage, newest) or _conclude_silent(storage, newest, begun)
     if last_code(outcome, asked_to_stop=stopped(storage, newest)) in (0, STOPPED, ExitCode.SUPERSEDED, ExitCode.CONFIG):
@@ -118,14 +120,9 @@ def _owner(record: AttemptRecord, begun: Begin | None) -> str:
 
 def claim_next(storage: Storage, old: AttemptRecord, job: str) -> int:
     """Claim the attempt that follows. Raises: SupersededError; StorageError."""
-    spec = storage.read(layout.attempt_file(old.number, "spec"))
     host = socket.gethostname()
     record = AttemptRecord(old.number + 1, "kubernetes", time.time(), host, old.workdir, job, old.nodes)
-    try:
-        storage.create(layout.attempt_file(record.number, "attempt"), records.dump(record))
-    except FileExistsError:
-        raise SupersededError(f"attempt {record.number} was claimed by somebody else") from None
-    storage.create(layout.attempt_file(record.number, "spec"), spec)
+    inheriting.claim(storage, record)
     return record.number
 
 

@@ -15,6 +15,7 @@ from torchrelay_launch.backends.slurm import causes, client, journal, policy
 from torchrelay_launch.backends.slurm.journal import Begin, End
 from torchrelay_launch.backends.slurm.policy import Next
 from torchrelay_launch.backends.slurm.states import Cause
+from torchrelay_launch.runs import inheriting
 from torchrelay_launch.spec.models import JobSpec
 
 # Ends that leave the run resumable, rather than failed, where no supervisor could write an outcome.
@@ -76,6 +77,7 @@ def find(storage: Storage, start: Start, submitted: int) -> int:
 
 def begin(storage: Storage, start: Start, number: int) -> Task:
     """Take the attempt. Raises: SupersededError if another start of a job was first; ConfigError, StorageError."""
+    inheriting.complete(storage, number)
     job = spec_of(storage, number)
     beginning = Begin(start.job_id, start.restart_count, start.nodes, time.time(), journal.newest_step(storage))
     if not journal.write_begin(storage, number, beginning):
@@ -88,7 +90,6 @@ def begin(storage: Storage, start: Start, number: int) -> Task:
 def claim_next(storage: Storage, after: int, job_id: str) -> int:
     """Claim the attempt that follows, for `job_id` until another job has it. Raises: SupersededError; StorageError."""
     old = record_of(storage, after)
-    spec = storage.read(layout.attempt_file(after, "spec"))
     record = dataclasses.replace(
         old,
         number=after + 1,
@@ -97,11 +98,7 @@ def claim_next(storage: Storage, after: int, job_id: str) -> int:
         backend_id=job_id,
         resume_from=None,
     )
-    try:
-        storage.create(layout.attempt_file(record.number, "attempt"), records.dump(record))
-    except FileExistsError:
-        raise SupersededError(f"attempt {record.number} was claimed by somebody else") from None
-    storage.create(layout.attempt_file(record.number, "spec"), spec)
+    inheriting.claim(storage, record)
     return record.number
 
 
