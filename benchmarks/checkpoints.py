@@ -49,6 +49,7 @@ class Place:
     saves: int
     url: str = ""
     environment: Mapping[str, str] | None = None
+    restores: int = 3
 
     def measure(self) -> Figures:
         """Times per save and restore, and memory, of rank 0."""
@@ -63,7 +64,8 @@ class Place:
     def _run(self, side: str) -> str:
         with tempfile.TemporaryDirectory() as folder:
             url = f"{self.url}/{secrets.token_hex(4)}" if self.url else str(Path(folder) / "saved")
-            command = [*TORCHRUN, str(PROGRAMS / "saving.py"), side, str(self.megabytes), url, str(self.saves)]
+            times = [str(self.saves), str(self.restores)]
+            command = [*TORCHRUN, str(PROGRAMS / "saving.py"), side, str(self.megabytes), url, *times]
             return output(command, environment=self.environment)
 
     def rows(self) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""One side's saves and restores: prints medians of what training sees. `saving.py SIDE MEGABYTES URL SAVES`.
+"""One side's saves and restores: prints medians of what training sees. `saving.py SIDE MEGABYTES URL SAVES RESTORES`.
 
 Sides: torchrelay, torch_save (rank 0 saves and syncs), dcp (torch.distributed.checkpoint.save), dcp_async (async_save).
 Saves are timed until the commit, without the deletion of old checkpoints, which is done by all sides between saves.
@@ -31,8 +31,9 @@ try:
 except ModuleNotFoundError:  # before torch 2.15
     from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
-SIDE, MEGABYTES, URL, SAVES = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-TENSORS, RESTORES = 60, 3
+SIDE, MEGABYTES, URL = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+SAVES, RESTORES = int(sys.argv[4]), int(sys.argv[5])
+TENSORS = 60
 State = dict[str, Any]
 Durable = Callable[[], float | None]  # waits; seconds from the save's start where waiting includes more than that
 
