@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from torchrelay.contract.errors import StorageError
-from torchrelay_launch import cli
+from torchrelay_launch import cli, installed
 from torchrelay_launch.arguments import option_strings, parser_of
 from torchrelay_launch.verbs import VERBS
 
@@ -137,7 +137,8 @@ def test_every_mistake_of_a_spec_is_shown(job: Path, capsys: pytest.CaptureFixtu
     assert "script" in message
 
 
-def test_render(job: Path, golden: Callable[[str, dict[str, str]], None]) -> None:
+def test_render(job: Path, golden: Callable[[str, dict[str, str]], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed, "torch_version", lambda: "2.14.1")
     assert cli.main(["render", "job.yaml"]) == 0
     golden("cli_render", {sys.executable: "PYTHON", str(job): "/data"})
 

@@ -26,7 +26,7 @@ def read_back(environment: dict[bytes, bytes], folder: Path) -> dict[bytes, byte
     return dict(entry.split(b"=", 1) for entry in done.stdout.split(b"\0") if entry)  # type: ignore[misc]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(value=VALUES)
 def test_any_value_comes_back(value: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert read_back({b"NAME": value}, tmp_path_factory.mktemp("env"))[b"NAME"] == value

@@ -114,7 +114,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / "no" / "job.yaml", f"there is no folder {tmp_path / 'no'} either"),
         (Path("/dev/null"), "this is no ordinary file"),
         (tmp_path / "digits.yaml" / "x", "can't be read: Not a directory"),
-        ("a\0b", "no possible path: embedded null byte"),
+        ("a\0b", "no possible path: "),
     ]:
         with pytest.raises(SpecErrors) as caught:
             read_spec(str(path))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from torchrelay.contract.training import Data, Target, Train
 from torchrelay.contract.units import Duration, NodeCount
+from torchrelay_launch.installed import torch_version
 from torchrelay_launch.spec.models import JobSpec, Resources, Restarts
 from torchrelay_launch.torchrun import (
     LOG_PREFIX,
@@ -76,7 +77,7 @@ def test_torchrun_itself_understands_every_command(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or torchrun would set it in this process
     run = importlib.import_module("torch.distributed.run")
     for job, placement in CASES.values():
-        argv = torchrun_argv(job, replace(placement, log_dir=str(tmp_path)))
+        argv = torchrun_argv(job, replace(placement, log_dir=str(tmp_path), torch_version=torch_version()))
         assert argv[:3] == ["python", "-m", "torch.distributed.run"]
         parsed = run.parse_args(argv[3:])
         config, _, command = run.config_from_args(parsed)

@@ -74,7 +74,7 @@ def test_a_step_is_saved_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf")
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 4), max_size=3)), max_size=6),
     st.randoms(use_true_random=False),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from torchrelay.checkpoint.dtypes import dtype_name, dtype_of, writable_bytes
@@ -193,7 +193,6 @@ def test_every_dtype_has_the_name_and_size_that_the_format_says() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf")
-@settings(deadline=None)
 @given(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 5), max_size=3), st.data())
 def test_bytes_of_any_part_of_any_tensor(name: str, shape: list[int], data: st.DataObject) -> None:
     count, itemsize = math.prod(shape), DTYPES[name].itemsize

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
@@ -92,7 +92,6 @@ def test_samples_that_draw_nothing_are_not_seeded() -> None:
 
 
 @given(n=st.integers(1, 60), batch=st.integers(1, 70), world=st.integers(1, 5), start=st.integers(0, 40))
-@settings(deadline=None)
 def test_the_sampler_follows_plan_and_order(n: int, batch: int, world: int, start: int) -> None:
     plan = Plan(n, batch, world, world - 1, micro_batch=3)
     expected = []

@@ -11,13 +11,12 @@ from torchrelay.data.order import EpochOrder
 
 
 @given(n=st.integers(1, 5000), seed=st.integers(0, 2**63), epoch=st.integers(0, 10**6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_index_comes_exactly_once(n: int, seed: int, epoch: int) -> None:
     assert np.array_equal(np.sort(EpochOrder(n, seed, epoch)[:]), np.arange(n))
 
 
 @given(n=st.integers(1, 2**40), seed=st.integers(0, 2**31), data=st.data())
-@settings(max_examples=100, deadline=None)
 def test_large_sets_take_no_list(n: int, seed: int, data: st.DataObject) -> None:
     positions = data.draw(st.lists(st.integers(0, n - 1), max_size=20, unique=True))
     indices = EpochOrder(n, seed, 0)[positions]

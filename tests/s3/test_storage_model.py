@@ -113,7 +113,5 @@ def machine(bucket: str) -> type[RuleBasedStateMachine]:
 def test_all_storages_behave_as_a_dictionary(s3_bucket):
     run_state_machine_as_test(
         machine(s3_bucket),
-        settings=settings(
-            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=25, stateful_step_count=20, suppress_health_check=list(HealthCheck)),
     )
