@@ -12,7 +12,8 @@ def niceness() -> int:
 
 def test_yielding_work_and_what_it_starts_comes_after_the_training() -> None:
     own = niceness()
+    lower = min(own + 10, 19)  # there is nothing below 19
     assert Pending(niceness, "plain").result() == own
-    assert Pending(niceness, "yielding", yielding=True).result() == own + 10
-    assert Pending(lambda: Pending(niceness, "inner").result(), "outer", yielding=True).result() == own + 10
+    assert Pending(niceness, "yielding", yielding=True).result() == lower
+    assert Pending(lambda: Pending(niceness, "inner").result(), "outer", yielding=True).result() == lower
     assert niceness() == own
