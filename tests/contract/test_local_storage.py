@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from torchrelay.contract import storage as storage_module
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.storage import LocalStorage, open_storage
 
@@ -130,3 +131,34 @@ def test_a_writer_killed_before_its_data_is_durable_leaves_no_object(storage: Lo
 def test_a_folder_that_cannot_be_made_is_a_matter_of_storage():
     with pytest.raises(StorageError, match=r"cannot make the folder /proc/nothing: .*--storage"):
         LocalStorage(Path("/proc/nothing/runs")).create("file", b"x")
+
+
+def test_a_folder_that_goes_before_the_file_is_there_is_a_matter_of_storage(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "_make_durable_folder", lambda _folder: None)
+    for write in (storage.create, storage.replace, storage.append):
+        with pytest.raises(StorageError, match=r"cannot write .*/a/file: its folder is gone; .*--storage"):
+            write("a/file", b"x")
+
+
+def test_two_may_delete_a_folder_at_once(storage: LocalStorage) -> None:
+    for _ in range(20):
+        for index in range(40):
+            storage.path(f"a/{index % 4}").mkdir(parents=True, exist_ok=True)
+            storage.path(f"a/{index % 4}/{index}").touch()
+        failed: list[BaseException] = []
+        threads = [threading.Thread(target=_deleting, args=(storage, failed)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        assert storage.list("") == []
+
+
+def _deleting(storage: LocalStorage, failed: list[BaseException]) -> None:
+    try:
+        storage.delete("a")
+    except BaseException as error:  # noqa: BLE001  # shown by the test
+        failed.append(error)

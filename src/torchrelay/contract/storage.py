@@ -20,6 +20,7 @@ from torchrelay.contract.settings import Json
 Chunk = bytes | bytearray | memoryview
 Seen = Callable[[memoryview], object]
 _PIECE_BYTES = 16 << 20
+_DELETE_TRIES = 100
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: begin, wait for nothing
 
 
@@ -129,7 +130,7 @@ class LocalStorage:
             return file.open("rb")
 
     def create(self, path: str, *chunks: Chunk, seen: Seen | None = None) -> None:
-        with _explained("write", self.path(path)) as file:
+        with _writing(self.path(path)) as file:
             if file.exists():
                 raise FileExistsError(errno.EEXIST, "already exists", str(file))
             temporary = self._write_temporary(file, chunks, seen)
@@ -140,12 +141,12 @@ class LocalStorage:
             _sync_folder(file.parent)
 
     def replace(self, path: str, data: bytes) -> None:
-        with _explained("write", self.path(path)) as file:
+        with _writing(self.path(path)) as file:
             self._write_temporary(file, (data,)).replace(file)
             _sync_folder(file.parent)
 
     def append(self, path: str, data: bytes) -> None:
-        with _explained("write", self.path(path)) as file:
+        with _writing(self.path(path)) as file:
             _make_durable_folder(file.parent)
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
@@ -173,7 +174,7 @@ class LocalStorage:
     def delete(self, path: str) -> None:
         with _explained("delete", self.path(path)) as target:
             if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
+                _delete_folder(target)
             else:
                 target.unlink(missing_ok=True)
 
@@ -208,6 +209,16 @@ def _explained(doing: str, file: Path) -> Iterator[Path]:
         raise StorageError(f"cannot {doing} {file}: {error.strerror or error}{hint}") from error
 
 
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[Path]:
+    """The same for what is to be written. That its folder is gone is an error here: elsewhere it has a meaning."""
+    with _explained("write", file):
+        try:
+            yield file
+        except FileNotFoundError as error:
+            raise StorageError(f"cannot write {file}: its folder is gone{_HINTS[errno.ENOENT]}") from error
+
+
 _HINTS = {
     errno.ENOSPC: "; free some space there, or name another storage with --storage",
     errno.EDQUOT: "; your quota there is used up: free some space, or name another storage with --storage",
@@ -216,6 +227,16 @@ _HINTS = {
     errno.ENOENT: "; name another storage with --storage",
     errno.ENOTDIR: "; a part of that path is a file: name another storage with --storage",
 }
+
+
+def _delete_folder(folder: Path) -> None:
+    """Delete a folder that somebody else may be deleting too."""
+    for _ in range(_DELETE_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+        if not folder.exists():
+            return
+    raise OSError(errno.ENOTEMPTY, "it does not become empty", str(folder))
 
 
 def _write_all(descriptor: int, data: Chunk, seen: Seen | None = None) -> None:
@@ -250,7 +271,7 @@ def _make_durable_folder(folder: Path) -> None:
     _make_durable_folder(folder.parent)
     try:
         folder.mkdir(exist_ok=True)
-    except FileNotFoundError as error:  # elsewhere a missing object, which has another meaning
+    except FileNotFoundError as error:
         raise StorageError(f"cannot make the folder {folder}: {error.strerror}{_HINTS[errno.ENOENT]}") from error
     _sync_folder(folder.parent)
 
