@@ -75,6 +75,19 @@ def test_missing_things_are_missing(storage: LocalStorage) -> None:
         storage.read("x")
 
 
+def test_contents_are_those_of_folders_wherever_they_are(storage: LocalStorage, tmp_path: Path) -> None:
+    storage.create("all/a/one", b"1")
+    storage.create("all/a/two", b"22")
+    storage.create("all/a/deep/three", b"333")
+    storage.create("all/four", b"4444")
+    storage.path("all/a/.hidden").touch()
+    LocalStorage(tmp_path / "elsewhere").create("five", b"55555")
+    storage.path("all/b").symlink_to(tmp_path / "elsewhere")
+    storage.path("all/b/gone").symlink_to("nowhere")
+    assert storage.contents("all") == {"a": {"one": 1, "two": 2}, "b": {"five": 5}}
+    assert storage.contents("missing") == {}
+
+
 def test_delete_takes_a_whole_folder(storage: LocalStorage) -> None:
     storage.create("f/one", b"1")
     storage.delete("f")

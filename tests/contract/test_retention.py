@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrelay.contract import retention
+from torchrelay.contract import manifest_format, retention
 from torchrelay.contract.layout import Writer, checkpoint_folder
-from torchrelay.contract.manifest import Committed
-from torchrelay.contract.retention import Candidate, superfluous
+from torchrelay.contract.manifest import Committed, FileEntry, Manifest
+from torchrelay.contract.retention import Candidate, Retention, superfluous
 from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.training import Checkpoint, KeepBest
 from torchrelay.contract.units import Interval
@@ -78,7 +78,7 @@ def test_only_older_writers_leftovers_are_swept(tmp_path: Path) -> None:
     for writer in writers:
         storage.create(f"{checkpoint_folder(5, writer)}/rank-00000.json", b"{}")
     storage.create("checkpoints/mine/notes.txt", b"keep me")
-    gone = retention.retain(storage, Writer(2, 0), Checkpoint())
+    gone = Retention(storage, Writer(2, 0), Checkpoint()).apply()
     assert gone == [checkpoint_folder(5, writer) for writer in writers[:2]]
     assert len(storage.list("checkpoints")) == 4
 
@@ -86,5 +86,43 @@ def test_only_older_writers_leftovers_are_swept(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_kept_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     storage = LocalStorage(tmp_path)
     storage.create(f"{checkpoint_folder(5, Writer(1))}/manifest.json", b"{}")
-    assert retention.retain(storage, Writer(2), Checkpoint(keep_last=1)) == []
+    assert Retention(storage, Writer(2), Checkpoint(keep_last=1)).apply() == []
     assert "aside" in caplog.text
+
+
+class Counting(LocalStorage):
+    """Keeps the paths of what is read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reads: list[str] = []
+
+    def read(self, path: str) -> bytes:
+        self.reads.append(path)
+        return super().read(path)
+
+
+def checkpoint(storage: LocalStorage, step: int) -> str:
+    """A checkpoint without tensors."""
+    folder, names = checkpoint_folder(step, Writer(1)), ("state.json", "rank-00000.json")
+    for name in names:
+        storage.create(f"{folder}/{name}", b"{}")
+    made = Manifest(step, Writer(1), 1, 0.0, {name: FileEntry(2, "0" * 32) for name in names}, {})
+    storage.create(f"{folder}/manifest.json", manifest_format.dump(made))
+    return folder
+
+
+def test_a_manifest_is_read_once_and_a_size_each_time(tmp_path: Path) -> None:
+    storage = Counting(tmp_path)
+    sweeping = Retention(storage, Writer(1), Checkpoint(keep_last=3))
+    for step in (1, 2, 3):
+        checkpoint(storage, step)
+        assert sweeping.apply() == []
+    assert storage.reads == [f"{checkpoint_folder(step, Writer(1))}/manifest.json" for step in (1, 2, 3)]
+    storage.path(f"{checkpoint_folder(2, Writer(1))}/state.json").write_bytes(b"{ }")
+    storage.path(f"{checkpoint_folder(3, Writer(1))}/manifest.json").write_bytes(b"{}")
+    checkpoint(storage, 4)
+    assert sweeping.apply() == []  # two that are damaged do not count
+    checkpoint(storage, 5)
+    checkpoint(storage, 6)
+    assert sweeping.apply() == [checkpoint_folder(1, Writer(1))]

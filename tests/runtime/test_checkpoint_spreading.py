@@ -67,4 +67,4 @@ def test_each_file_is_read_by_one_rank_and_everyone_has_all(
     content[2 if how == "into" else -9] ^= 1  # in the size of its header, or in a tensor
     damaged.write_bytes(content)
     assert [one["step"] for one in gang(tmp_path, restored_by, "restore", *how.split())] == [1] * restored_by
-    assert manifest.marked_damaged(storage, newest.folder)
+    assert storage.size(f"{newest.folder}/{manifest.DAMAGED}") is not None

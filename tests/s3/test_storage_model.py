@@ -107,6 +107,19 @@ def machine(bucket: str) -> type[RuleBasedStateMachine]:
                     names = [n for n in names if n in expected or not storage.path(f"{prefix}{n}").is_dir()]
                 assert names == expected
 
+        @rule(path=FOLDERS.filter(lambda path: path != "logs"))
+        def contents(self, path):
+            prefix = f"{path}/" if path else ""
+            expected = {}
+            for name, content in self.model.items():
+                folder, _, rest = name.removeprefix(prefix).partition("/")
+                if name.startswith(prefix) and rest and "/" not in rest:
+                    expected.setdefault(folder, {})[rest] = len(content)
+            expected.pop("logs", None)  # what grows
+            for storage in self.storages:
+                found = storage.contents(path)
+                assert {folder: sizes for folder, sizes in found.items() if sizes and folder != "logs"} == expected
+
     return Storages
 
 

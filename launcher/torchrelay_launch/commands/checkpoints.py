@@ -4,14 +4,15 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torchrelay.contract import manifest, records, retention
+from torchrelay.contract import layout, lineage, manifest, records, retention
 from torchrelay.contract.errors import CheckpointError, ConfigError
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.manifest import Committed
+from torchrelay.contract.retention import Retention
 from torchrelay.contract.settings import Json, from_json
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.training import Checkpoint
@@ -48,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(storage: Storage, args: argparse.Namespace) -> int:
-    entries = [_entry(storage, one) for one in manifest.committed(storage)]
+    contents = storage.contents(layout.CHECKPOINTS)
+    found = manifest.committed_in(contents, lineage.forks(storage))
+    entries = [_entry(storage, one, contents[one.name]) for one in found]
     if args.json:
         print(json.dumps(entries, indent=1))
     elif entries:
@@ -94,7 +97,7 @@ def _prune(storage: Storage, args: argparse.Namespace) -> int:
     if args.keep_last is not None:
         policy = dataclasses.replace(policy, keep_last=args.keep_last)
     writer = records.newest_writer(storage) or Writer(0)
-    gone = [*retention.superfluous_in(storage, policy), *retention.leftovers(storage, writer)]
+    gone = Retention(storage, writer, policy).superfluous()
     if args.damaged:
         gone += [one.folder for one in manifest.committed(storage) if manifest.verify(storage, one.folder)]
     if not args.dry_run:
@@ -127,21 +130,23 @@ def _chosen(storage: Storage, step: int | None) -> list[Committed]:
     return chosen
 
 
-def _entry(storage: Storage, one: Committed) -> dict[str, Any]:
+def _entry(storage: Storage, one: Committed, files: Mapping[str, int]) -> dict[str, Any]:
     """One checkpoint as `ls --json` shows it. `problem` is what can be told without reading the data."""
     fields: dict[str, Json] = {
         "folder": one.folder,
         "step": one.step,
         "attempt": one.writer.attempt,
         "restart": one.writer.restart,
-        "problem": manifest.quick_problem(storage, one.folder),
+        "problem": "found damaged by a restore" if manifest.DAMAGED in files else None,
     }
-    if fields["problem"] is None and manifest.marked_damaged(storage, one.folder):
-        fields["problem"] = "found damaged by a restore"
     try:
         content = manifest.read_manifest(storage, one.folder)
-    except CheckpointError:
-        return fields
+    except CheckpointError as error:
+        return fields | {"problem": str(error)}
+    try:
+        manifest.check_sizes(one.folder, content.files, files)
+    except CheckpointError as error:
+        fields["problem"] = str(error)
     return fields | {
         "created_at": content.created_at,
         "bytes": content.size_bytes,

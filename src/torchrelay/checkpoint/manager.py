@@ -24,7 +24,7 @@ from torchrelay.contract.errors import ConfigError, StorageError, SupersededErro
 from torchrelay.contract.layout import MANIFEST, Writer
 from torchrelay.contract.manifest import Manifest, private_prefix
 from torchrelay.contract.manifest_format import files_from_json, tensor_from_json, tensor_to_json
-from torchrelay.contract.retention import retain
+from torchrelay.contract.retention import Retention
 from torchrelay.contract.settings import Json
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.training import Checkpoint
@@ -58,7 +58,8 @@ class CheckpointManager:
         timeout_s: float = 600.0,
     ) -> None:
         """`about` goes into each manifest as it is: versions, the spec's digest. `timeout_s`: how long ranks wait."""
-        self._storage, self._writer, self._world, self._policy = storage, writer, world, policy
+        self._storage, self._writer, self._world = storage, writer, world
+        self._retention = Retention(storage, writer, policy)
         self._about = dict(about)
         self._group: ProcessGroup | None = getattr(world, "side_group", None)
         self._exchange = Exchange(_apart(world), f"checkpoints/{writer}", timeout_s)
@@ -246,7 +247,7 @@ class CheckpointManager:
                 if self._storage.size(f"{folder}/{MANIFEST}") is None:
                     self._storage.delete(folder)
             self._failed.clear()
-            gone = retain(self._storage, self._writer, self._policy)
+            gone = self._retention.apply()
         except StorageError as error:
             logger.warning("old checkpoints are kept for now: %s", error)
         else:

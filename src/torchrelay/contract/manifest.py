@@ -1,7 +1,7 @@
 """The checkpoints of a run as files, without torch: which there are, whether they are whole, and what they contain."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -11,6 +11,7 @@ import xxhash
 from torchrelay.contract import layout, lineage, safetensors_file, strict_json
 from torchrelay.contract.errors import CheckpointError, StorageError
 from torchrelay.contract.layout import Writer
+from torchrelay.contract.lineage import Fork
 from torchrelay.contract.manifest_format import (
     FileEntry,
     Manifest,
@@ -32,24 +33,25 @@ __all__ = [
     "Manifest",
     "Piece",
     "TensorEntry",
+    "check_sizes",
     "check_slots",
     "committed",
+    "committed_in",
     "digest",
-    "marked_damaged",
     "newest_committed",
     "newest_good",
     "owner",
     "private_prefix",
-    "quick_problem",
     "rank_file",
     "read_header",
     "read_manifest",
-    "read_sized",
     "reading",
     "verify",
 ]
 
 logger = logging.getLogger(__name__)
+
+Contents = Mapping[str, Mapping[str, int]]  # of each checkpoint's folder: the files' names and sizes in bytes
 
 DAMAGED = "damaged.json"  # left in the folder of a checkpoint that a restore passed over, so that it is kept aside
 READ_BYTES = 8 << 20
@@ -64,6 +66,11 @@ class Committed:
     folder: str
     step: int
     writer: Writer
+
+    @property
+    def name(self) -> str:
+        """Of the folder, among those of the run's other checkpoints."""
+        return self.folder.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -80,13 +87,17 @@ class Digest:
 
 def committed(storage: Storage) -> list[Committed]:
     """All committed checkpoints in a run's line, the newest first; torchrelay.contract.lineage says which those are."""
+    return committed_in(storage.contents(layout.CHECKPOINTS), lineage.forks(storage))
+
+
+def committed_in(contents: Contents, forks: Sequence[Fork]) -> list[Committed]:
+    """The same, from what lies in the folders of the run's checkpoints, and where its attempts were sent back to."""
     found = []
-    for name in storage.list(layout.CHECKPOINTS):
+    for name, files in contents.items():
         parsed = layout.parse_checkpoint_folder(name)
-        folder = f"{layout.CHECKPOINTS}/{name}"
-        if parsed is not None and storage.size(f"{folder}/{layout.MANIFEST}") is not None:
-            found.append(Committed(folder, *parsed))
-    return lineage.in_line(found, lineage.forks(storage))
+        if parsed is not None and layout.MANIFEST in files:
+            found.append(Committed(f"{layout.CHECKPOINTS}/{name}", *parsed))
+    return lineage.in_line(found, forks)
 
 
 def newest_committed(storage: Storage) -> Committed | None:
@@ -113,28 +124,6 @@ def read_manifest(storage: Storage, folder: str) -> Manifest:
     if expected is not None and expected != (manifest.step, manifest.writer):
         raise CheckpointError(f"{path}: says that it is step {manifest.step} of {manifest.writer}")
     return manifest
-
-
-def quick_problem(storage: Storage, folder: str) -> str | None:
-    """What is wrong with a checkpoint as far as its manifest and the files' sizes tell, or None."""
-    try:
-        read_sized(storage, folder)
-    except CheckpointError as error:
-        return str(error)
-    return None
-
-
-def read_sized(storage: Storage, folder: str) -> Manifest:
-    """The manifest of a checkpoint whose files all have the right sizes. Raises: CheckpointError."""
-    manifest = read_manifest(storage, folder)
-    for name, entry in manifest.files.items():
-        check_size(storage, f"{folder}/{name}", entry)
-    return manifest
-
-
-def marked_damaged(storage: Storage, folder: str) -> bool:
-    """Whether a restore once found this checkpoint damaged."""
-    return storage.size(f"{folder}/{DAMAGED}") is not None
 
 
 def verify(storage: Storage, folder: str) -> list[str]:
@@ -190,9 +179,18 @@ def reading(path: str) -> Iterator[None]:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def check_sizes(folder: str, files: Mapping[str, FileEntry], found: Mapping[str, int]) -> None:
+    """Raises: CheckpointError unless all files are among those found in the folder, as large as the manifest says."""
+    for name, entry in files.items():
+        _check_size(f"{folder}/{name}", found.get(name), entry)
+
+
 def check_size(storage: Storage, path: str, entry: FileEntry) -> None:
     """Raises: CheckpointError unless a file is there and has the size that the manifest says."""
-    size = storage.size(path)
+    _check_size(path, storage.size(path), entry)
+
+
+def _check_size(path: str, size: int | None, entry: FileEntry) -> None:
     if size is None:
         raise CheckpointError(f"{path} is missing")
     if size != entry.size:

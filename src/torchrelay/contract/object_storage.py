@@ -87,6 +87,19 @@ class ObjectStorage:
         names = {entry["name"][len(key) + 1 :].strip("/") for entry in object_reading.entries(self.connection, key)}
         return sorted(name for name in names if name and not name.startswith("."))
 
+    def contents(self, path: str) -> dict[str, dict[str, int]]:
+        key = self.key(path)
+        try:
+            objects = self.connection.call("list", key, "find", key, detail=True)
+        except FileNotFoundError:
+            return {}
+        found: dict[str, dict[str, int]] = {}
+        for name in objects:
+            folder, _, rest = name[len(key) + 1 :].partition("/")
+            if rest and "/" not in rest and not folder.startswith(".") and not rest.startswith("."):
+                found.setdefault(folder, {})[rest] = int(objects[name]["size"] or 0)
+        return found
+
     def delete(self, path: str) -> None:
         key = self.key(path)
         object_appending.forget(self.connection, key)

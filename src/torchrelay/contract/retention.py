@@ -2,12 +2,22 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torchrelay.contract import layout
+from torchrelay.contract import layout, lineage
 from torchrelay.contract.errors import CheckpointError
 from torchrelay.contract.layout import Writer
-from torchrelay.contract.manifest import Committed, committed, marked_damaged, read_sized
+from torchrelay.contract.lineage import Fork
+from torchrelay.contract.manifest import (
+    DAMAGED,
+    Committed,
+    Contents,
+    FileEntry,
+    check_sizes,
+    committed_in,
+    read_manifest,
+)
 from torchrelay.contract.storage import Storage
 from torchrelay.contract.training import Checkpoint, KeepBest
 from torchrelay.contract.units import Interval
@@ -24,23 +34,77 @@ class Candidate:
     created_at: float = 0.0
 
 
-def retain(storage: Storage, writer: Writer, policy: Checkpoint) -> list[str]:
-    """Delete what the policy does not keep, and what dead writers left behind. Returns the folders deleted.
+@dataclass(frozen=True)
+class _Known:
+    """What retention needs of a manifest of so many bytes."""
 
-    Never deletes the newest, a damaged one, or anything of a writer that may still be at work.
+    size: int
+    candidate: Candidate
+    files: Mapping[str, FileEntry]
 
-    Raises: StorageError.
+
+class Retention:
+    """What one writer deletes of a run's checkpoints. Keeps in mind what never changes, to read it only once.
+
+    Never takes the newest, a damaged one, or anything of a writer that may still be at work.
     """
-    gone = [*superfluous_in(storage, policy), *leftovers(storage, writer)]
-    for folder in gone:
-        delete_checkpoint(storage, folder)
-    return gone
 
+    def __init__(self, storage: Storage, writer: Writer, policy: Checkpoint) -> None:
+        self._storage, self._writer, self._policy = storage, writer, policy
+        self._forks: list[Fork] | None = None
+        self._known: dict[str, _Known] = {}
 
-def superfluous_in(storage: Storage, policy: Checkpoint) -> list[str]:
-    """Folders of the good checkpoints that a policy does not keep."""
-    candidates = _candidates(storage)
-    return [one.folder for one in superfluous(candidates, policy.keep_last, policy.keep_best, policy.keep_every)]
+    def apply(self) -> list[str]:
+        """Delete what is not kept. Returns the folders deleted. Raises: StorageError."""
+        gone = self.superfluous()
+        for folder in gone:
+            delete_checkpoint(self._storage, folder)
+        return gone
+
+    def superfluous(self) -> list[str]:
+        """Folders of good checkpoints that the policy does not keep, and what dead writers left behind."""
+        contents = self._storage.contents(layout.CHECKPOINTS)
+        policy = self._policy
+        more = superfluous(self._candidates(contents), policy.keep_last, policy.keep_best, policy.keep_every)
+        return [*(one.folder for one in more), *self._leftovers(contents)]
+
+    def _candidates(self, contents: Contents) -> list[Candidate]:
+        if self._forks is None:
+            self._forks = lineage.forks(self._storage)
+        found = []
+        for one in committed_in(contents, self._forks):
+            files = contents[one.name]
+            if DAMAGED in files:
+                continue
+            try:
+                known = self._read(one, files[layout.MANIFEST])
+                check_sizes(one.folder, known.files, files)
+                found.append(known.candidate)
+            except CheckpointError as error:
+                logger.warning("keeping the damaged checkpoint %s aside: %s", one.folder, error)
+        self._known = {one.checkpoint.folder: self._known[one.checkpoint.folder] for one in found}
+        return found
+
+    def _read(self, one: Committed, size: int) -> _Known:
+        """The manifest of a checkpoint. Raises: CheckpointError."""
+        known = self._known.get(one.folder)
+        if known is None or known.size != size:
+            manifest = read_manifest(self._storage, one.folder)
+            known = _Known(size, Candidate(one, dict(manifest.metrics), manifest.created_at), manifest.files)
+            self._known[one.folder] = known
+        return known
+
+    def _leftovers(self, contents: Contents) -> list[str]:
+        """Folders without a manifest whose writers came before this one, and so are dead or fenced off."""
+        found = []
+        for name, files in contents.items():
+            parsed = layout.parse_checkpoint_folder(name)
+            folder = f"{layout.CHECKPOINTS}/{name}"
+            if parsed is None or parsed[1] >= self._writer or layout.MANIFEST in files:
+                continue
+            if self._storage.size(f"{folder}/{layout.MANIFEST}") is None:  # a listing may be late where a look is not
+                found.append(folder)
+        return found
 
 
 def superfluous(
@@ -75,28 +139,3 @@ def delete_checkpoint(storage: Storage, folder: str) -> None:
     """Manifest first, so that a deletion that is cut short leaves no checkpoint rather than a damaged one."""
     storage.delete(f"{folder}/{layout.MANIFEST}")
     storage.delete(folder)
-
-
-def leftovers(storage: Storage, writer: Writer) -> list[str]:
-    """Folders without a manifest whose writers came before this one, and so are dead or fenced off."""
-    found = []
-    for name in storage.list(layout.CHECKPOINTS):
-        parsed = layout.parse_checkpoint_folder(name)
-        folder = f"{layout.CHECKPOINTS}/{name}"
-        if parsed is None or parsed[1] >= writer or storage.size(f"{folder}/{layout.MANIFEST}") is not None:
-            continue
-        found.append(folder)
-    return found
-
-
-def _candidates(storage: Storage) -> list[Candidate]:
-    found = []
-    for one in committed(storage):
-        if marked_damaged(storage, one.folder):
-            continue
-        try:
-            manifest = read_sized(storage, one.folder)
-            found.append(Candidate(one, dict(manifest.metrics), manifest.created_at))
-        except CheckpointError as error:
-            logger.warning("keeping the damaged checkpoint %s aside: %s", one.folder, error)
-    return found

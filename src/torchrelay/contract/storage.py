@@ -68,6 +68,12 @@ class Storage(Protocol):
         A folder that has become empty is listed on local disk, and on object storage it is gone.
         """
 
+    def contents(self, path: str) -> dict[str, dict[str, int]]:
+        """For each folder directly below a folder, the objects in it and their sizes in bytes, all at one look.
+
+        Those that are appended to are in it on local disk, and on object storage they are not.
+        """
+
     def delete(self, path: str) -> None:
         """Remove an object, or a folder with all below it; nothing happens if it is missing."""
 
@@ -171,6 +177,10 @@ class LocalStorage:
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
+    def contents(self, path: str) -> dict[str, dict[str, int]]:
+        with _explained("list", self.path(path) if path else self.root) as folder:
+            return {name: _sizes(folder / name) for name in self.list(path) if (folder / name).is_dir()}
+
     def delete(self, path: str) -> None:
         with _explained("delete", self.path(path)) as target:
             if target.is_dir() and not target.is_symlink():
@@ -227,6 +237,17 @@ _HINTS = {
     errno.ENOENT: "; name another storage with --storage",
     errno.ENOTDIR: "; a part of that path is a file: name another storage with --storage",
 }
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The files of a folder, which may be going."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file() and not entry.name.startswith("."):
+                    found[entry.name] = entry.stat().st_size
+    return found
 
 
 def _delete_folder(folder: Path) -> None:

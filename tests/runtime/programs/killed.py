@@ -21,8 +21,9 @@ import torch
 import torch.distributed as dist
 
 from torchrelay.checkpoint import CheckpointManager
-from torchrelay.contract import layout, manifest, retention
+from torchrelay.contract import layout, manifest
 from torchrelay.contract.layout import Writer
+from torchrelay.contract.retention import Retention
 from torchrelay.contract.storage import LocalStorage, open_storage
 from torchrelay.contract.training import Checkpoint
 
@@ -126,7 +127,7 @@ def begin() -> None:
 def attempt(number: int, kill_at: str) -> list[str]:
     """Restore, save, commit and sweep; all points that lay on the way, each with how often it came so far."""
     storage = open_storage(URL)
-    retention.retain(storage, Writer(2), Checkpoint(keep_last=2))  # so that each attempt has the same points
+    Retention(storage, Writer(2), Checkpoint(keep_last=2)).apply()  # so that each attempt has the same points
     storage.create(f"{layout.checkpoint_folder(9, Writer(1))}/rank-00000.json", b"{}")  # for the sweep
     if number > 1:
         storage.delete(f"{DAMAGED}/{manifest.DAMAGED}")
