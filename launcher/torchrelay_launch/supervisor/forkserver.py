@@ -57,9 +57,11 @@ def main() -> list[str]:
 
 def preload() -> None:
     """Import what torchrun imports. If that fails, this process ends, and torchrun, started without it, says why."""
+    gc.disable()  # what an import makes stays, and looking for garbage in it takes a quarter of the time
     importlib.import_module(MODULE)
     del sys.modules[MODULE]  # it is to run as __main__
     gc.freeze()  # or the collector would copy the shared pages by writing to them
+    gc.enable()
 
 
 def receive(channel: socket.socket) -> dict[str, Any]:

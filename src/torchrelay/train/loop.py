@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from torchrelay.contract.errors import ConfigError
 from torchrelay.run import Run
+from torchrelay.train import startup
 from torchrelay.train.devices import explained
 from torchrelay.train.prepare import Parts, prepare, settle_buckets
 
@@ -28,6 +29,7 @@ def train(run: Run) -> None:
     with explained():
         settle_buckets(parts, run)
         catch_up(parts, run)
+        startup.end()
         for step in run.steps(parts.total_steps):
             parts.optimizer.zero_grad(set_to_none=True)
             loss = backward(parts, step)

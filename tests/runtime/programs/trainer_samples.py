@@ -1,5 +1,6 @@
 """Data and tasks for the trainer's tests."""
 
+import gc
 import os
 import random
 import signal
@@ -71,6 +72,21 @@ class WorseAndWorse(Classification):
     def metrics(self, totals: Any) -> dict[str, float]:
         self.turns += 1
         return {"loss": float(self.turns)}
+
+
+class Collected(Classification):
+    """Says what the garbage collector is set to when this is made, and at each loss."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._say("made")
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        self._say("stepping")
+        return super().loss(model, batch)
+
+    def _say(self, when: str) -> None:
+        print(f"{when}: threshold {gc.get_threshold()[0]}, frozen {gc.get_freeze_count()}")
 
 
 def normed() -> nn.Module:
