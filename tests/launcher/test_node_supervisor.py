@@ -169,6 +169,7 @@ def test_torchrun_shows_the_command_of_its_own_start(start: Start) -> None:
     attempt = start(RUNTIME_RANK, procs=2)
     attempt.await_log("ready", 2)
     (torchrun,) = attempt.pids("torch.distributed.run")
+    assert "AUTOLOAD" not in Path(f"/proc/{attempt.pids('script.py')[-1]}/environ").read_text()  # is for torchrun only
     os.kill(torchrun, signal.SIGKILL)
     until(lambda: bool(attempt.pids("torch.distributed.run", "-r1")), 60, attempt.log)
     assert attempt.wait() == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE
 
 HEADER_BYTES = 8
+_COMPUTES_NOTHING = {"OMP_NUM_THREADS": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}  # and so loads no plug-ins of torch
 ROOM = " " * 2000  # for what `ps` is to show of torchrun: the kernel keeps as much as a process started with
 
 
@@ -37,7 +38,7 @@ class ForkServer:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, str(script), str(os.getpid()), str(theirs.fileno()), ROOM],
-                env=environment | {"OMP_NUM_THREADS": "1"},  # nothing is computed there
+                env=environment | _COMPUTES_NOTHING,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
