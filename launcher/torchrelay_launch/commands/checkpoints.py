@@ -97,7 +97,7 @@ def _prune(storage: Storage, args: argparse.Namespace) -> int:
     if args.keep_last is not None:
         policy = dataclasses.replace(policy, keep_last=args.keep_last)
     writer = records.newest_writer(storage) or Writer(0)
-    gone = Retention(storage, writer, policy).superfluous()
+    gone = Retention(storage, writer, policy).to_delete()
     if args.damaged:
         gone += [one.folder for one in manifest.committed(storage) if manifest.verify(storage, one.folder)]
     if not args.dry_run:

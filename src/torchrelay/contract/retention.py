@@ -56,12 +56,12 @@ class Retention:
 
     def apply(self) -> list[str]:
         """Delete what is not kept. Returns the folders deleted. Raises: StorageError."""
-        gone = self.superfluous()
+        gone = self.to_delete()
         for folder in gone:
             delete_checkpoint(self._storage, folder)
         return gone
 
-    def superfluous(self) -> list[str]:
+    def to_delete(self) -> list[str]:
         """Folders of good checkpoints that the policy does not keep, and what dead writers left behind."""
         contents = self._storage.contents(layout.CHECKPOINTS)
         policy = self._policy
