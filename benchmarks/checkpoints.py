@@ -33,7 +33,7 @@ ROWS = (
     ("restore_s", "restore", "dcp", "below 1"),
 )
 MEMORY = {"save_memory": "saving", "restore_memory": "restoring"}
-FIGURES = (*dict.fromkeys(row[0] for row in ROWS), *MEMORY)
+SAVING, RESTORING = ("stall_s", "durable_s", "save_memory"), ("restore_s", "restore_memory")
 LARGE_MB, LARGE_TRIALS, BESIDE_TRIALS = 1000, 2, 5
 Figures = dict[str, dict[str, list[float]]]
 
@@ -50,21 +50,23 @@ class Place:
     url: str = ""
     environment: Mapping[str, str] | None = None
     restores: int = 3
+    restored: int | None = None  # in how many of the trials; None for all
 
     def measure(self) -> Figures:
         """Times per save and restore, and memory, of rank 0."""
-        found: Figures = {side: {name: [] for name in FIGURES} for side in self.sides}
-        for _ in range(self.trials):
+        found: Figures = {side: {name: [] for name in (*SAVING, *RESTORING)} for side in self.sides}
+        for trial in range(self.trials):
+            restores = self.restores if self.restored is None or trial < self.restored else 0
             for side in self.sides:
-                text = self._run(side)
-                for name in FIGURES:
+                text = self._run(side, restores)
+                for name in (*SAVING, *RESTORING) if restores else SAVING:
                     found[side][name].append(printed(text, name))
         return found
 
-    def _run(self, side: str) -> str:
+    def _run(self, side: str, restores: int) -> str:
         with tempfile.TemporaryDirectory() as folder:
             url = f"{self.url}/{secrets.token_hex(4)}" if self.url else str(Path(folder) / "saved")
-            times = [str(self.saves), str(self.restores)]
+            times = [str(self.saves), str(restores)]
             command = [*TORCHRUN, str(PROGRAMS / "saving.py"), side, str(self.megabytes), url, *times]
             return output(command, environment=self.environment)
 
