@@ -87,11 +87,20 @@ class Digest:
 
 def committed(storage: Storage) -> list[Committed]:
     """All committed checkpoints in a run's line, the newest first; torchrelay.contract.lineage says which those are."""
-    return committed_in(storage.contents(layout.CHECKPOINTS), lineage.forks(storage))
+    manifests = {}
+    for name in storage.list(layout.CHECKPOINTS):
+        size = storage.size(f"{layout.CHECKPOINTS}/{name}/{layout.MANIFEST}")
+        if size is not None:
+            manifests[name] = {layout.MANIFEST: size}
+    return committed_in(manifests, lineage.forks(storage))
 
 
 def committed_in(contents: Contents, forks: Sequence[Fork]) -> list[Committed]:
-    """The same, from what lies in the folders of the run's checkpoints, and where its attempts were sent back to."""
+    """The same, from what lies in the folders of the run's checkpoints, and where its attempts were sent back to.
+
+    All that lies there can be had at one look, but where there are many ranks that takes longer than a look at each
+    manifest.
+    """
     found = []
     for name, files in contents.items():
         parsed = layout.parse_checkpoint_folder(name)
