@@ -54,12 +54,22 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("torchrelay needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
+# What an installation leaves that was cut short, pip may not be able to go on from: then the next one begins anew.
+define install
+	@test ! -e $(VENV)/.installing || $(PYTHON) -m venv --clear $(VENV)
+	@touch $(VENV)/.installing
+	@echo "installing torch and the rest into $(VENV), which takes a minute or more"
+	@trap 'exit 130' INT; $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]' \
+		|| { rm $(VENV)/.installing; exit 1; }
+	@rm $(VENV)/.installing
+endef
+
 $(DEMO): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	$(call install,demo)
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(call install,dev)
 	@touch $@ $(DEMO)
 
 $(BENCH): $(DEV)
