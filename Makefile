@@ -35,7 +35,7 @@ types: $(DEV)  ## mypy, strict
 
 test: $(DEV)  ## all tests, after installing Slurm for them (needs root or sudo)
 	tests/install.sh
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 bench: $(BENCH)  ## measure against peers and write docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py
