@@ -169,7 +169,9 @@ def test_torchrun_shows_the_command_of_its_own_start(start: Start) -> None:
     attempt = start(RUNTIME_RANK, procs=2)
     attempt.await_log("ready", 2)
     (torchrun,) = attempt.pids("torch.distributed.run")
-    assert "AUTOLOAD" not in Path(f"/proc/{attempt.pids('script.py')[-1]}/environ").read_text()  # is for torchrun only
+    (server,) = attempt.pids("fork server of")
+    assert "AUTOLOAD=0" in Path(f"/proc/{server}/environ").read_text()
+    assert "AUTOLOAD" not in Path(f"/proc/{attempt.pids('script.py')[-1]}/environ").read_text()
     os.kill(torchrun, signal.SIGKILL)
     until(lambda: bool(attempt.pids("torch.distributed.run", "-r1")), 60, attempt.log)
     assert attempt.wait() == 0

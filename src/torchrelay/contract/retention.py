@@ -51,7 +51,7 @@ class Retention:
 
     def __init__(self, storage: Storage, writer: Writer, policy: Checkpoint) -> None:
         self._storage, self._writer, self._policy = storage, writer, policy
-        self._forks: list[Fork] | None = None
+        self._forks: list[Fork] | None = None  # a later one comes with an attempt that owns the run from then on
         self._known: dict[str, _Known] = {}
 
     def apply(self) -> list[str]:

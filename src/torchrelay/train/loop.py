@@ -28,8 +28,8 @@ def train(run: Run) -> None:
     run.restore()
     with explained():
         settle_buckets(parts, run)
-        catch_up(parts, run)
         startup.end()
+        catch_up(parts, run)
         for step in run.steps(parts.total_steps):
             parts.optimizer.zero_grad(set_to_none=True)
             loss = backward(parts, step)
