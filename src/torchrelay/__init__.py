@@ -3,15 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchrelay.data.workers import DataLoader
     from torchrelay.run import Run
     from torchrelay.signals import worker_init
     from torchrelay.stop import Stopped
     from torchrelay.world import World
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Stopped", "World", "worker_init"]
+__all__ = ["DataLoader", "Run", "Stopped", "World", "worker_init"]
 
 _HOMES = {
+    "DataLoader": "torchrelay.data.workers",
     "Run": "torchrelay.run",
     "Stopped": "torchrelay.stop",
     "World": "torchrelay.world",

@@ -1,11 +1,13 @@
 """The signals by which a rank is told to stop. A handler only notes that it was called. Imports no torch."""
 
+import contextlib
 import faulthandler
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -52,11 +54,22 @@ def name_of(number: int) -> str:
     return signal.Signals(number).name
 
 
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Hold the stop signals back until this is left. A process that is started meanwhile begins with them blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def worker_init(_worker: int = 0) -> None:
     """Make a DataLoader worker outlive stop signals, so that its rank can finish the step and save.
 
     A signal to the whole process group would otherwise kill the workers, and the last save with them. SIGTERM from
-    the rank itself still ends the worker: that is how Python ends its children at exit.
+    the rank itself still ends the worker: that is how Python ends its children at exit. Until this is called a worker
+    has torch's handler, which ends it; `torchrelay.DataLoader` therefore starts it with the signals held.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     signal.signal(DUMP_SIGNAL, signal.SIG_IGN)

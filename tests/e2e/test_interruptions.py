@@ -124,6 +124,24 @@ def test_an_interrupted_run_resumes_to_the_same_end(
     assert figures(relay) == undisturbed
 
 
+def test_a_stop_of_every_process_while_workers_start_loses_no_step(relay: Any, undisturbed: Any) -> None:
+    """As Slurm stops a step: its signal reaches all processes, also workers that were forked a moment ago."""
+    relay.pace(0.004)
+    job = relay.start("run", "paced.yaml", "--set", "train.data.val.target=hesitant:Digits")
+    relay.wait_until("there is a checkpoint", lambda: list(relay.run().glob("checkpoints/*/manifest.json")))
+    (relay.folder / "linger").touch()
+    relay.wait_until("the workers of the evaluation start", lambda: len(list(relay.folder.glob("lingering-*"))) == 2)
+    for pid in relay.processes():
+        os.kill(pid, signal.SIGTERM)
+    (relay.folder / "linger").unlink()
+    relay.finish(job, 75)
+    relay.wait_until_nothing_is_left()
+    assert relay.json("status", relay.run().name)["last_checkpoint_step"] == 23
+    relay.pace(0.0)
+    relay("resume", relay.run().name)
+    assert figures(relay) == undisturbed
+
+
 def test_two_supervisors_survive_the_loss_of_a_rank_and_end_as_one_would(relay: Any, undisturbed: Any) -> None:
     job = train_to_the_middle(relay, "--set", "resources.nodes=2", "--set", "resources.procs_per_node=1")
     kill_rank_1(relay)

@@ -1,8 +1,6 @@
 """Loaders: the same samples from any step on, whoever loads them, and no trace on the rank's own random numbers."""
 
-import os
 import random
-import signal
 from typing import Any
 
 import numpy as np
@@ -128,25 +126,6 @@ class _Unsized:
 def test_data_that_has_no_positions_is_refused(dataset: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=rf"train\.data\.train: \w+ .*{says}|train\.data\.train: \w+ {says}"):
         checked_dataset(dataset, "train.data.train")
-
-
-class _Pids:
-    """Samples that tell the pid of the process that loads them, and how it takes SIGTERM from a stranger."""
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, index: int) -> int:
-        for number in (signal.SIGUSR1, signal.SIGINT):
-            os.kill(os.getpid(), number)
-        return os.getpid()
-
-
-@pytest.mark.timeout(120)
-def test_workers_outlive_stop_signals() -> None:
-    loaded = [b.tolist() for b in make_loader(_Pids(), StepSampler(Plan(8, 2), 0, 0, 4), 0, 1, CPU)]
-    assert len(loaded) == 4
-    assert os.getpid() not in {pid for batch in loaded for pid in batch}
 
 
 def test_mixing_tells_its_parts_apart() -> None:

@@ -5,13 +5,13 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
-from torchrelay import signals
 from torchrelay.contract.errors import ConfigError
 from torchrelay.data.order import EpochOrder
 from torchrelay.data.plan import Plan, part_of
 from torchrelay.data.randomness import generators_kept, seed_sample
+from torchrelay.data.workers import DataLoader
 
 Key = tuple[int, int]  # epoch and sample index
 _LOOKAHEAD = 4096  # positions whose indices are computed at once
@@ -134,6 +134,5 @@ def make_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        worker_init_fn=signals.worker_init if workers else None,
         generator=torch.Generator(),  # the loader's own: making an iterator must not draw from the training's
     )

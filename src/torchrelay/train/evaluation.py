@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader
 
 from torchrelay.data.loader import EvaluationSampler, MapDataset, make_loader
 from torchrelay.data.randomness import generators_kept
+from torchrelay.data.workers import DataLoader
 from torchrelay.train.devices import Precision, to_device
 from torchrelay.train.tasks import Task
 from torchrelay.world import World

@@ -11,7 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from torchrelay import rng
 from torchrelay.contract.errors import ConfigError
@@ -19,6 +19,7 @@ from torchrelay.contract.training import Train
 from torchrelay.data.loader import MapDataset, SeededDataset, StepSampler, make_loader
 from torchrelay.data.plan import Micro, Plan
 from torchrelay.data.randomness import generators_kept
+from torchrelay.data.workers import DataLoader
 from torchrelay.run import Run
 from torchrelay.train import assemble
 from torchrelay.train.devices import Precision, to_device, use_deterministic_kernels
