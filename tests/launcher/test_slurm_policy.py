@@ -91,19 +91,19 @@ def waited(*jobs: tuple[str, int, float], resumed: bool = False) -> list[Past]:
 
 
 def test_a_new_job_until_one_waited_longer_than_slurm_holds_a_requeued_one() -> None:
-    assert policy.quicker(waited(("1", 0, 9.0))) == "chain"
-    assert policy.quicker(waited(("1", 0, 0.0), ("2", 0, 60.0))) == "chain"
-    assert policy.quicker(waited(("1", 0, 0.0), ("2", 0, 600.0))) == "requeue"
-    assert policy.quicker(waited(("1", 0, 0.0), ("2", 0, 600.0), resumed=True)) == "chain"
+    assert policy.quicker(waited(("1", 0, 9.0)), 120.0) == "chain"
+    assert policy.quicker(waited(("1", 0, 0.0), ("2", 0, 60.0)), 120.0) == "chain"
+    assert policy.quicker(waited(("1", 0, 0.0), ("2", 0, 600.0)), 120.0) == "requeue"
+    assert policy.quicker(waited(("1", 0, 0.0), ("2", 0, 600.0), resumed=True), 120.0) == "chain"
 
 
 def test_what_was_seen_last_of_each_decides() -> None:
     chained = [("1", 0, 0.0), ("2", 0, 600.0)]
-    assert policy.quicker(waited(*chained, ("2", 1, 130.0))) == "requeue"
-    assert policy.quicker(waited(*chained, ("2", 1, 900.0))) == "chain"
-    assert policy.quicker(waited(*chained, ("2", 1, 900.0), ("3", 0, 950.0))) == "requeue"
-    assert policy.quicker(waited(("1", 0, 0.0), ("1", 1, 20.0), ("2", 0, 30.0))) == "requeue"
+    assert policy.quicker(waited(*chained, ("2", 1, 130.0)), 120.0) == "requeue"
+    assert policy.quicker(waited(*chained, ("2", 1, 900.0)), 120.0) == "chain"
+    assert policy.quicker(waited(*chained, ("2", 1, 900.0), ("3", 0, 950.0)), 120.0) == "requeue"
+    assert policy.quicker(waited(("1", 0, 0.0), ("1", 1, 20.0), ("2", 0, 30.0)), 120.0) == "requeue"
 
 
 def test_starting_again_in_the_same_allocation_says_nothing_about_the_queue() -> None:
-    assert policy.quicker(waited(("1", 0, 0.0), ("1", 0, 1.0), ("2", 0, 60.0))) == "chain"
+    assert policy.quicker(waited(("1", 0, 0.0), ("1", 0, 1.0), ("2", 0, 60.0)), 120.0) == "chain"

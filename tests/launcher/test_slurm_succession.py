@@ -25,7 +25,7 @@ SUBMITTED = "9"
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """What is asked of Slurm, which takes new jobs and refuses requeues."""
+    """What is asked of Slurm, which takes new jobs, refuses requeues and would hold one for a minute."""
     found: list[tuple[str, ...]] = []
 
     def submit(*argv: str, options: list[str]) -> str:
@@ -38,6 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
     monkeypatch.setattr(client, "submit", submit)
     monkeypatch.setattr(client, "call", call)
+    monkeypatch.setattr(client, "config", lambda _limit_s: {"AuthInfo": "socket=/run/munge,cred_expire=60"})
     monkeypatch.setattr(client, "show", lambda _kind, _name: {"Restarts": "0"})
     return found
 
@@ -64,6 +65,36 @@ def test_a_new_job_that_came_soon_is_followed_by_another(tmp_path: Path, asked: 
 def test_a_new_job_that_waited_long_is_followed_by_a_requeue(tmp_path: Path, asked: list[tuple[str, ...]]) -> None:
     assert succession(tmp_path, "auto", 3600.0).hand_on([], preempted=False) == "2"
     assert asked == []
+
+
+def test_how_long_slurm_holds_a_requeued_job_comes_from_its_settings(tmp_path: Path) -> None:
+    assert succession(tmp_path / "soon", "auto", 50.0).hand_on([], preempted=False) == SUBMITTED
+    assert succession(tmp_path / "late", "auto", 70.0).hand_on([], preempted=False) == "2"
+
+
+def test_a_slurmctld_that_is_away_leaves_the_hold_as_it_is_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_limit_s: float) -> dict[str, str]:
+        raise SchedulerAwayError("slurmctld does not answer")
+
+    monkeypatch.setattr(client, "config", away)
+    assert succession(tmp_path / "soon", "auto", 110.0).hand_on([], preempted=False) == SUBMITTED
+    assert succession(tmp_path / "late", "auto", 130.0).hand_on([], preempted=False) == "2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "hold_s"),
+    [
+        ({}, 120.0),
+        ({"AuthInfo": "(null)", "SchedulerParameters": "(null)"}, 120.0),
+        ({"AuthInfo": "cred_expire=300"}, 300.0),
+        ({"AuthInfo": "socket=/run/munge,cred_expire=30"}, 30.0),
+        ({"AuthInfo": "cred_expire=300", "SchedulerParameters": "bf_interval=2,requeue_delay=5"}, 5.0),
+    ],
+)
+def test_the_hold_as_slurm_is_configured(settings: dict[str, str], hold_s: float) -> None:
+    assert client.requeue_hold_s(settings) == hold_s
 
 
 def test_a_failed_node_can_only_be_left_out_of_a_new_job(tmp_path: Path, asked: list[tuple[str, ...]]) -> None:

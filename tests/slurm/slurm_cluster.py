@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slurm_conf import NODE_CONF, SLURM_CONF, SLURMDBD_CONF
+from slurm_conf import NO_CGROUPS, NODE_CONF, SLURM_CONF, SLURMDBD_CONF
 
 NODES = ("n1", "n2", "n3")
 CPUS_PER_NODE = 4
@@ -97,6 +97,11 @@ class Cluster:
         text = self.run("scontrol", "-o", "show", "job", job_id, check=False).stdout
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
+    def version(self) -> tuple[int, int]:
+        """Slurm's version, such as (24, 11)."""
+        major, minor = self.output("slurmctld", "-V").split()[1].split(".")[:2]
+        return int(major), int(minor)
+
     def start_slurmd(self, node: str) -> None:
         self.start_daemon("slurmd", "-D", "-N", node, name=f"slurmd-{node}")
 
@@ -172,7 +177,7 @@ class Cluster:
         nodes = [NODE_CONF.format(name=name, host=host, port=port, cpus=CPUS_PER_NODE) for name, port in pairs]
         _write(self.folder / "slurm.conf", SLURM_CONF.format(nodes="\n".join(nodes), **values))
         _write(self.folder / "slurmdbd.conf", SLURMDBD_CONF.format(**values), 0o600)
-        _write(self.folder / "cgroup.conf", "CgroupAutomount=no\n")
+        _write(self.folder / "cgroup.conf", NO_CGROUPS if self.version() >= (23, 11) else "CgroupAutomount=no\n")
         _write(self.folder / "gres.conf", self._fake_gpus())
         (self.folder / "ctld").mkdir(0o700)
 

@@ -31,7 +31,7 @@ ReturnToService=1
 SlurmdTimeout={slurmd_timeout}
 SlurmctldTimeout=10
 KillWait={kill_wait}
-UnkillableStepTimeout=30
+UnkillableStepTimeout=60
 InactiveLimit=0
 CompleteWait=0
 MinJobAge=300
@@ -58,6 +58,8 @@ NODE_CONF = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000 Gres=gpu:2 "
     "State=UNKNOWN"
 )
+
+NO_CGROUPS = "CgroupPlugin=disabled\n"  # from 23.11 on; an older slurmd does without them by itself
 
 SLURMDBD_CONF = """\
 AuthType=auth/munge

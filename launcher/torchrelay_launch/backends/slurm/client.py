@@ -132,12 +132,24 @@ def _fields(line: str) -> dict[str, str]:
     return dict(re.findall(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)", line))
 
 
-def config() -> dict[str, str]:
+def config(limit_s: float = LIMIT_S) -> dict[str, str]:
     """Slurm's settings by name, as slurmctld has them; `asof` is its clock. Raises: ConfigError, SchedulerError."""
-    output = call("scontrol", "show", "config")
+    output = call("scontrol", "show", "config", limit_s=limit_s)
     found: dict[str, str] = dict(re.findall(r"^(\w+)\s+= (.*?)\s*$", output, re.MULTILINE))
     asof = re.search(r"Configuration data as of (\S+)", output)
     return found | {"asof": asof[1] if asof else ""}
+
+
+def requeue_hold_s(settings: Mapping[str, str]) -> float:
+    """Seconds for which Slurm keeps a requeued job waiting, by its settings as `config` returns them.
+
+    slurm.conf(5): SchedulerParameters=requeue_delay, which 26.05 has, or else AuthInfo=cred_expire, 120 by default.
+    """
+    for setting, option in (("SchedulerParameters", "requeue_delay"), ("AuthInfo", "cred_expire")):
+        found = re.search(rf"(?:^|,){option}=(\d+)", settings.get(setting, ""))
+        if found:
+            return float(found[1])
+    return 120.0
 
 
 def hostnames(host_list: str) -> list[str]:

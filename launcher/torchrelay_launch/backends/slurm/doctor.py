@@ -176,13 +176,14 @@ def _stops(place: Place) -> Iterator[Finding]:
 
 
 def _going_on(place: Place) -> Iterator[Finding]:
-    mode = place.job.slurm.requeue
+    mode, hold = place.job.slurm.requeue, f"{client.requeue_hold_s(place.config):g} s"
     if mode == "never":
         says = "slurm.requeue is never: the run ends with its first job, and `torchrelay resume` goes on"
     elif mode == "requeue":
-        says = "slurm.requeue is requeue: the same job again, which Slurm holds for about two minutes each time"
+        says = f"slurm.requeue is requeue: the same job again, which Slurm holds for {hold} each time"
     else:
-        says = "after a stop the run goes on as a new job; --probe checks that the nodes may submit one"
+        says = f"after a stop the run goes on as a new job, since a requeued one is held for {hold}"
+        says += "; --probe checks that the nodes may submit one"
     yield Finding("requeue", says, ok=None)
     if place.config.get("JobRequeue") == "0" and mode != "never":
         says = "JobRequeue is 0 here, but each job asks for --requeue itself"

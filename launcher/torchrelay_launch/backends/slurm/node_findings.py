@@ -155,7 +155,9 @@ def _submits(first: Mapping[str, object]) -> Finding:
     error = first.get("submit_error")
     if not error:
         return Finding("requeue", "the first node may submit jobs, so a run can go on as a new one", ok=True)
-    says = f"no job can be submitted from the nodes, so that a run goes on as the same job, two minutes later ({error})"
+    says = (
+        f"no job can be submitted from the nodes, so a run goes on as the same job, which Slurm holds first ({error})"
+    )
     return Finding("requeue", says, ok=None)
 
 

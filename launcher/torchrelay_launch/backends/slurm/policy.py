@@ -20,7 +20,6 @@ FINAL_CODES = {
 
 
 NEVER = "slurm.requeue is never"
-HOLD_S = 120.0  # for which Slurm keeps a requeued job waiting, seen in every trial; no setting says so
 
 
 class Next(StrEnum):
@@ -64,12 +63,13 @@ def decide(past: Sequence[Past], retries: Retries, *, allocation_left: bool) -> 
     return Verdict(Next.SUBMIT, f"{last.end.cause} ({spent} of {allowed})", failed_nodes(past))
 
 
-def quicker(past: Sequence[Past]) -> Literal["chain", "requeue"]:
+def quicker(past: Sequence[Past], hold_s: float) -> Literal["chain", "requeue"]:
     """Which of the two brought this run back sooner the last time it was tried; of what was not, the least it takes.
 
-    So a run begins with new jobs, and tries a requeue once a new job waited longer than Slurm holds a requeued one.
+    So a run begins with new jobs, and tries a requeue once a new job waited longer than the `hold_s` seconds for which
+    Slurm holds a requeued one.
     """
-    seen = {"chain": 0.0, "requeue": HOLD_S}
+    seen = {"chain": 0.0, "requeue": hold_s}
     for before, after in pairwise(past):
         if before.end is None or before.end.next_job != after.begin.job_id:
             continue  # resumed by somebody

@@ -21,6 +21,7 @@ T = TypeVar("T")
 # preemption the next job lets whoever preempted this one take the nodes first. Suspected of one run that never went on.
 AFTER_PREEMPTION = "--begin=now+5"
 PATIENCE_S = 600.0  # for a Slurm that is away: longer than a restart or a failover of slurmctld takes
+SHORT_S = 5.0  # for a question whose answer only helps
 SCRIPT = "TORCHRELAY_SCRIPT"  # path of the batch script, set by the environment that it sources
 
 
@@ -68,7 +69,7 @@ class Succession:
 
     def _mode(self) -> str:
         mode = self.task.job.slurm.requeue
-        return policy.quicker(journal.history(self.storage)) if mode == "auto" else mode
+        return policy.quicker(journal.history(self.storage), _requeue_hold_s()) if mode == "auto" else mode
 
     def _requeued(self) -> bool:
         """Whether Slurm itself is requeueing this job already."""
@@ -76,7 +77,7 @@ class Succession:
         return int(job.get("Restarts", 0)) > self.start.restart_count
 
     def _submit(self, exclude: list[str], begin: list[str]) -> str | None:
-        """Submit the same script again: a fresh job starts in seconds where a requeued one is held for two minutes."""
+        """Submit the same script again: a fresh job starts in seconds where a requeued one is held for longer."""
         for nodes in [exclude, []] if exclude else [[]]:
             options = begin + ([f"--exclude={','.join(nodes)}"] if nodes else [])
             submit = partial(client.submit, os.environ.get(SCRIPT, ""), str(self.number), options=options)
@@ -100,3 +101,12 @@ class Succession:
             failure = Failure(f"Slurm does not take the next attempt: {error}", int(error.exit_code))
             journal.conclude(self.storage, self.number, Outcome.FAILED, failure, failure.exit_code)
             raise
+
+
+def _requeue_hold_s() -> float:
+    """As Slurm is configured; as it is by default where slurmctld does not answer at once."""
+    try:
+        settings = client.config(SHORT_S)
+    except TorchrelayError:
+        settings = {}
+    return client.requeue_hold_s(settings)
