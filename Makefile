@@ -28,7 +28,7 @@ lint: $(DEV)  ## style, imports between layers, spelling, shell
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/shellcheck .ci/run tests/install.sh
+	$(BIN)/shellcheck .ci/run tests/install.sh tests/slurm/on_release.sh
 
 types: $(DEV)  ## mypy, strict
 	$(BIN)/mypy

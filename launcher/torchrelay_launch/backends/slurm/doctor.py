@@ -17,7 +17,7 @@ from torchrelay_launch.backends.slurm.backend import SlurmBackend, job_folder
 from torchrelay_launch.runs.locate import open_for
 from torchrelay_launch.spec.models import JobSpec
 
-OLDEST = (21, 8)  # not tried on anything older
+OLDEST = (22, 5)  # not tried on anything older
 COMMANDS = ("sbatch", "scontrol", "scancel", "sinfo", "srun")
 LOCAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "ramfs"}
 CLOCK_LIMIT_S = 10.0

@@ -1,6 +1,6 @@
 """From a job to the options of sbatch and srun: pure functions.
 
-What was looked up in Slurm 22.05 to 24.11 (sbatch(1), srun(1)) and tried on 22.05:
+What was looked up (sbatch(1), srun(1)) and tried in Slurm 22.05 to 26.05:
 
 - `#SBATCH` lines know double quotes with backslash escapes, and expand nothing. A blank outside quotes ends a value.
 - `--export=NIL` keeps the environment of whoever submits the script by hand out of the job record.

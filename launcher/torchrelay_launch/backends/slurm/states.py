@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from torchrelay.contract.exit_codes import RunState
 
-# squeue(1) and sacct(1), "JOB STATE CODES", up to 24.11
+# squeue(1) and sacct(1), "JOB STATE CODES", up to 26.05
 STATES = {
     "PENDING": RunState.PENDING,
     "CONFIGURING": RunState.PENDING,
