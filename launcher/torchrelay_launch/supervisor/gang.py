@@ -22,6 +22,7 @@ from torchrelay_launch.supervisor.output import NodeLog, TorchrunOutput
 from torchrelay_launch.supervisor.rank_output import RankOutput
 from torchrelay_launch.supervisor.ranks import Rank, Ranks
 from torchrelay_launch.supervisor.starter import Starter
+from torchrelay_launch.supervisor.store_host import StoreHost
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class GangPlan:
     logs: Path
     ranks: int  # on this node
     first_rank: int | None  # rank of local rank 0 where torchrun does not choose it
+    store_host: StoreHost | None  # None on node 0, which is it
     uses_runtime: bool  # known beforehand: the built-in trainer
     torchrun_restarts: bool  # whether torchrun itself may start ranks again
     grace_s: float
@@ -144,7 +146,8 @@ class Gang:
 
     async def _start_and_await(self, output: int) -> None:
         plan = self.plan
-        self._guard = await self._starter.start(Command(plan.argv, plan.env, plan.workdir, plan.grace_s), output)
+        command = Command(plan.argv, plan.env, plan.workdir, plan.grace_s)
+        self._guard = await self._starter.start(command, output, plan.store_host)
         await self._children.ended(self._guard)
         self._ranks.look(None)
         self._over.set()

@@ -13,6 +13,7 @@ from torchrelay_launch.installed import torch_version
 from torchrelay_launch.ports import first_free
 from torchrelay_launch.supervisor.gang import GangPlan
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
+from torchrelay_launch.supervisor.store_host import StoreHost
 from torchrelay_launch.supervisor.work import Work
 from torchrelay_launch.torchrun import Placement, rank_environment, run_port, torchrun_argv
 
@@ -47,6 +48,7 @@ class GangPlanner:
             logs=logs,
             ranks=ranks,
             first_rank=None if chosen_by_torchrun else node * ranks,
+            store_host=StoreHost(master_addr, master_port) if node else None,
             uses_runtime=job.train is not None,
             torchrun_restarts=job.restarts.torchrun > 0,
             grace_s=float(job.restarts.grace),

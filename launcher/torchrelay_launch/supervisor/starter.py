@@ -9,6 +9,7 @@ import sys
 from torchrelay_launch.supervisor import guard
 from torchrelay_launch.supervisor.fork_client import Command, ForkServer
 from torchrelay_launch.supervisor.linux import Children
+from torchrelay_launch.supervisor.store_host import StoreHost
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +26,14 @@ class Starter:
         """The fork server, if no start is under way: what may live on between the starts."""
         return {self._server.pid} if self._server is not None and not self._asking else set()
 
-    async def start(self, command: Command, output: int) -> int:
+    async def start(self, command: Command, output: int, host: StoreHost | None = None) -> int:
         """Start torchrun. Returns the guard's pid, whose exit code `children` keeps.
 
-        output: a descriptor for all that it prints, closed here. Raises: OSError if it cannot be started.
+        output: a descriptor for all that it prints, closed here. host: waited for when all else is ready.
+        Raises: OSError if it cannot be started.
         """
         try:
-            return await self._fork(command, output)
+            return await self._fork(command, output, host)
         except (OSError, ValueError) as error:
             logger.warning("torchrun is started without the fork server, which failed: %s", error)
             return self._execute(command, output)
@@ -44,19 +46,26 @@ class Starter:
             self._server.close()
         self._server, self._asking = None, False
 
-    async def _fork(self, command: Command, output: int) -> int:
+    async def _fork(self, command: Command, output: int, host: StoreHost | None) -> int:
         self._server = self._server or ForkServer()
         waiting, go = os.pipe()
+        try:
+            guarding = await self._ask(self._server, command, output, waiting)
+            if host is not None:
+                await host.wait()
+            os.write(go, b"\n")
+        finally:
+            os.close(go)  # without a byte from it the guard ends
+        return guarding
+
+    async def _ask(self, server: ForkServer, command: Command, output: int, waiting: int) -> int:
         self._asking = True
         try:
-            guarding = await asyncio.to_thread(self._server.fork, command, os.dup(output), waiting)
+            guarding = await asyncio.to_thread(server.fork, command, os.dup(output), waiting)
             self._children.expect(guarding)
-            os.write(go, b"\n")
         except BaseException:  # a gang that is not wanted any more cancels this
             self.close()
             raise
-        finally:
-            os.close(go)
         self._asking = False
         return guarding
 
