@@ -6,6 +6,7 @@ start and restart of the gang.
 """
 
 import asyncio
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,15 +26,22 @@ class StoreHost:
     async def wait(self, patience_s: float = PATIENCE_S) -> bool:
         """Wait until something listens there. Returns whether it does now."""
         deadline, pause_s = time.monotonic() + patience_s, _FIRST_S
-        while time.monotonic() < deadline:
-            try:
-                _, writer = await asyncio.wait_for(asyncio.open_connection(self.address, self.port), _CONNECT_S)
-            except OSError:  # TimeoutError is one
-                await asyncio.sleep(pause_s)
-                pause_s = min(1.5 * pause_s, _LONGEST_S)
-                continue
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-            return True
+        while not await self._listens():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, _LONGEST_S)
+        return True
+
+    async def _listens(self) -> bool:
+        with suppress(OSError):  # TimeoutError is one
+            # Not under the time limit: what is given up goes on in its thread, and there are few of them.
+            found = await asyncio.get_running_loop().getaddrinfo(self.address, self.port, type=socket.SOCK_STREAM)
+            for *_, address in found:
+                with suppress(OSError):
+                    opening = asyncio.open_connection(str(address[0]), self.port)
+                    _, writer = await asyncio.wait_for(opening, _CONNECT_S)
+                    writer.close()
+                    await writer.wait_closed()
+                    return True
         return False
