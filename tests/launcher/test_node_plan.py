@@ -1,5 +1,6 @@
 """What a node starts, and on which port."""
 
+import dataclasses
 import socket
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torchrelay_launch.runs.claims import claim_attempt, create_run
 from torchrelay_launch.spec.models import JobSpec, Resources, Restarts
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
 from torchrelay_launch.supervisor.plan import GangPlanner
+from torchrelay_launch.supervisor.store_host import StoreHost
 from torchrelay_launch.supervisor.work import Work, check, load_work
 from torchrelay_launch.torchrun import run_port
 
@@ -39,6 +41,12 @@ def test_every_start_has_folders_of_its_own(planner: GangPlanner) -> None:
     assert list(second.reports.iterdir()) == []
     assert not first.reports.exists()
     assert (second.first_rank, second.ranks, second.grace_s) == (3, 3, 7.0)
+
+
+def test_node_0_serves_the_store_and_the_others_wait_for_it(planner: GangPlanner) -> None:
+    assert planner.plan(0, "10.0.0.1", 5).store_host == StoreHost("10.0.0.1", 5)
+    first = GangPlanner(planner.work, dataclasses.replace(planner.options, node=0), planner.scratch)
+    assert first.plan(0, "10.0.0.1", 5).store_host is None
 
 
 def test_ranks_learn_where_they_belong_but_not_the_token(planner: GangPlanner, monkeypatch: pytest.MonkeyPatch) -> None:

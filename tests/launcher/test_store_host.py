@@ -1,15 +1,15 @@
 """Waiting until torchrun on node 0 listens."""
 
 import asyncio
-import socket
 
+from torchrelay_launch.ports import first_free
 from torchrelay_launch.supervisor.store_host import StoreHost
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    port = first_free(range(19000, 20000))
+    assert port is not None
+    return port
 
 
 def test_it_returns_once_somebody_listens() -> None:

@@ -26,6 +26,7 @@ def test_a_job_is_examined_without_leaving_anything(fake_relay: Any) -> None:
         "ok accounting sacct answers",
         "ok partition main: 4 nodes (4 idle), at most 01:00:00 per job",
         "note KillWait preemption is REQUEUE; from SIGTERM to SIGKILL Slurm waits 5 s",
+        "note requeue after a stop the run goes on as a new job, since a requeued one is held for 30 s; --probe",
         f"ok storage {fake_relay.storage} can be written to from here",
         "ok sbatch to start at 2026-11-21T10:25:52 using 2 processors",
     ):

@@ -147,10 +147,15 @@ class Gang:
     async def _start_and_await(self, output: int) -> None:
         plan = self.plan
         command = Command(plan.argv, plan.env, plan.workdir, plan.grace_s)
-        self._guard = await self._starter.start(command, output, plan.store_host)
+        self._guard = await self._starter.start(command, output, self._store_host_listens)
         await self._children.ended(self._guard)
         self._ranks.look(None)
         self._over.set()
+
+    async def _store_host_listens(self) -> None:
+        host = self.plan.store_host
+        if host is not None and not await host.wait():
+            self._log.say(f"torchrun of node 0 does not listen at {host}; torchrun goes on trying to reach it")
 
     async def _keep_looking(self) -> None:
         while True:

@@ -5,11 +5,11 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 
 from torchrelay_launch.supervisor import guard
 from torchrelay_launch.supervisor.fork_client import Command, ForkServer
 from torchrelay_launch.supervisor.linux import Children
-from torchrelay_launch.supervisor.store_host import StoreHost
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +26,14 @@ class Starter:
         """The fork server, if no start is under way: what may live on between the starts."""
         return {self._server.pid} if self._server is not None and not self._asking else set()
 
-    async def start(self, command: Command, output: int, host: StoreHost | None = None) -> int:
+    async def start(self, command: Command, output: int, ready: Callable[[], Awaitable[None]]) -> int:
         """Start torchrun. Returns the guard's pid, whose exit code `children` keeps.
 
-        output: a descriptor for all that it prints, closed here. host: waited for when all else is ready.
-        Raises: OSError if it cannot be started.
+        output: a descriptor for all that it prints, closed here. ready: waited for once torch is imported, so not
+        without the fork server, when torchrun has yet to import it. Raises: OSError if it cannot be started.
         """
         try:
-            return await self._fork(command, output, host)
+            return await self._fork(command, output, ready)
         except (OSError, ValueError) as error:
             logger.warning("torchrun is started without the fork server, which failed: %s", error)
             return self._execute(command, output)
@@ -46,13 +46,12 @@ class Starter:
             self._server.close()
         self._server, self._asking = None, False
 
-    async def _fork(self, command: Command, output: int, host: StoreHost | None) -> int:
+    async def _fork(self, command: Command, output: int, ready: Callable[[], Awaitable[None]]) -> int:
         self._server = self._server or ForkServer()
         waiting, go = os.pipe()
         try:
             guarding = await self._ask(self._server, command, output, waiting)
-            if host is not None:
-                await host.wait()
+            await ready()
             os.write(go, b"\n")
         finally:
             os.close(go)  # without a byte from it the guard ends

@@ -23,6 +23,9 @@ class StoreHost:
     address: str
     port: int
 
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
     async def wait(self, patience_s: float = PATIENCE_S) -> bool:
         """Wait until something listens there. Returns whether it does now."""
         deadline, pause_s = time.monotonic() + patience_s, _FIRST_S

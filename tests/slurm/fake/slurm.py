@@ -199,6 +199,7 @@ def scancel(argv: list[str]) -> int:
 
 CONFIG = """Configuration data as of {now}
 AccountingStorageType   = accounting_storage/slurmdbd
+AuthInfo                = socket=/run/munge/munge.socket.2,cred_expire=30
 AuthType                = auth/munge
 JobRequeue              = 1
 KillWait                = 5 sec
