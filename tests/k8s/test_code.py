@@ -87,12 +87,39 @@ def test_none_and_damaged(tmp_path: Path) -> None:
         code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
 
 
-def test_paths_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+def test_programs_stay_programs(tmp_path: Path) -> None:
+    (tmp_path / "work" / "bin").mkdir(parents=True)
+    for name, mode in (("bin/tool", 0o755), ("notes", 0o444)):
+        (tmp_path / "work" / name).write_text("")
+        (tmp_path / "work" / name).chmod(mode)
+    storage = open_storage(str(tmp_path / "run"))
+    code.store(storage, "code/x.tar.gz", tmp_path / "work")
+    code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
+    modes = [(tmp_path / "pod" / name).stat().st_mode & 0o777 for name in ("bin/tool", "notes")]
+    assert modes == [0o755, 0o644]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("../evil", tarfile.REGTYPE),
+        ("a/../../evil", tarfile.REGTYPE),
+        ("{}/evil", tarfile.REGTYPE),
+        ("link", tarfile.SYMTYPE),
+        ("link", tarfile.LNKTYPE),
+        ("pipe", tarfile.FIFOTYPE),
+        ("folder", tarfile.DIRTYPE),
+    ],
+)
+def test_what_is_no_file_within_the_folder_is_refused(tmp_path: Path, name: str, kind: bytes) -> None:
+    member = tarfile.TarInfo(name.format(tmp_path))
+    member.type, member.linkname = kind, str(tmp_path)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        archive.addfile(tarfile.TarInfo("../evil"), io.BytesIO())
+        archive.addfile(member)
     storage = open_storage(str(tmp_path / "run"))
     storage.create("code/x.tar.gz", buffer.getvalue())
     with pytest.raises(StorageError, match="damaged"):
         code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
     assert not (tmp_path / "evil").exists()
+    assert list((tmp_path / "pod").iterdir()) == []

@@ -3,9 +3,10 @@
 import contextlib
 import io
 import os
+import shutil
 import subprocess
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.storage import Storage
@@ -13,6 +14,7 @@ from torchrelay.contract.storage import Storage
 FOLDER = "code"
 ENDING = ".tar.gz"
 LARGEST_BYTES = 64 << 20
+_OWN_BITS, _MODE_BITS = 0o600, 0o755  # what a file's owner can always do, and what is kept of its mode
 _LEFT_OUT = {
     ".git",
     ".venv",
@@ -78,12 +80,26 @@ def fetch(storage: Storage, path: str, folder: Path) -> None:
         raise ConfigError(f"the run {storage.url} has no code snapshot; submit it with torchrelay") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-            archive.extractall(folder, filter="data")  # the filter keeps it within the folder
+        _unpack(data, folder)
     except (tarfile.TarError, EOFError) as error:
         raise StorageError(f"{storage.url}/{path} is damaged: {error}") from error
     except OSError as error:
         raise ConfigError(f"kubernetes.workdir: cannot write {folder}: {error.strerror or error}") from error
+
+
+def _unpack(data: bytes, folder: Path) -> None:
+    """Files within the folder, which is all that `packed` makes. Python has tarfile's filters from 3.11.4 on only."""
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+        for member in archive:
+            name = PurePosixPath(member.name)
+            if not member.isreg() or name.is_absolute() or ".." in name.parts:
+                raise tarfile.TarError(f"{member.name!r} is no file within it")
+            source, target = archive.extractfile(member), folder / name
+            assert source is not None  # which it is for links and folders
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)
+            target.chmod(_OWN_BITS | member.mode & _MODE_BITS)
 
 
 def _of_git(folder: Path) -> list[str] | None:
