@@ -19,7 +19,9 @@ def figures(relay: Any) -> dict[str, Any]:
     steps = {event["step"]: event["metrics"]["loss"] for event in relay.events("step")}
     evaluations = {event["step"]: event["metrics"] for event in relay.events("evaluation")}
     assert sorted(steps) == list(range(1, LAST_STEP + 1))
-    return {"digest": relay.digest(), "evaluations": evaluations, "losses": steps}
+    newest = max(relay.run().glob("checkpoints/step-*"))
+    described = (newest / "state.json").read_bytes()  # also in the same order, which the digest does not count
+    return {"digest": relay.digest(), "state.json": described, "evaluations": evaluations, "losses": steps}
 
 
 @pytest.fixture(scope="module")

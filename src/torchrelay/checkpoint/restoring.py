@@ -187,7 +187,7 @@ class _Loading(contextlib.ExitStack):
                 self._tensors = self._together.tensors(self._wants)
             else:
                 self._spreading.tensors(manifest, self._tensors, self._reader)
-            mine = strict_json.canonical(self._json[STATE]) if STATE in self._json else None
+            mine = strict_json.in_order(self._json[STATE]) if STATE in self._json else None
             self._json[STATE] = strict_json.parse(self._spreading.bytes(mine, self._reader(STATE)), STATE)
         shared, private = decode(self._json[STATE], self._tensors, STATE), None
         own = rank_file(rank, "json")

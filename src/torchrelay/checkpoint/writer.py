@@ -1,6 +1,5 @@
 """Writing one rank's part of a checkpoint: its share of what all ranks have, and what is its own."""
 
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -106,10 +105,10 @@ def write_rank(storage: Storage, written: Written, staged: Staged) -> None:
     """Write a rank's files, each durable when this returns. Raises: StorageError."""
     files: dict[str, list[Chunk]] = {
         rank_file(staged.rank, "safetensors"): [staged.head, staged.data],
-        rank_file(staged.rank, "json"): [_json_bytes(staged.private_json)],
+        rank_file(staged.rank, "json"): [strict_json.in_order(staged.private_json)],
     }
     if staged.rank == 0:
-        files[STATE] = [_json_bytes(staged.shared_json)]
+        files[STATE] = [strict_json.in_order(staged.shared_json)]
     under_way = [Pending(partial(_create, storage, written, *file), f"writing {file[0]}") for file in files.items()]
     for one in under_way:
         one.wait()  # for all, also when one fails: nothing may come any more when what is there is deleted
@@ -145,10 +144,6 @@ def _write(storage: Storage, path: str, chunks: list[Chunk]) -> str:
     hasher = xxhash.xxh3_128()
     storage.create(path, *chunks, seen=hasher.update)
     return hasher.hexdigest()
-
-
-def _json_bytes(value: Json) -> bytes:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def _entry(tensor: torch.Tensor, kind: Literal["weights", "state"], pieces: tuple[Piece, ...]) -> TensorEntry:

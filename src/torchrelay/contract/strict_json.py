@@ -1,7 +1,7 @@
-"""JSON as checkpoints use it: one canonical form, and reading that refuses whatever that form does not have.
+"""JSON as checkpoints use it: no spaces, ASCII only, no NaN or Infinity, and reading that refuses anything else.
 
-Canonical is: keys sorted, no spaces, ASCII only, no NaN or Infinity. Equal values have equal bytes, so that a hash of
-the bytes is a hash of the value.
+In its canonical form keys are sorted, too. Then equal values have equal bytes, so that a hash of the bytes is a hash of
+the value. A state is written as it is, since the order of a dict is part of it.
 """
 
 import json
@@ -13,7 +13,12 @@ from torchrelay.contract.settings import Json
 
 def canonical(value: Json) -> bytes:
     """The canonical bytes of a value. Raises: ValueError for NaN and Infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _bytes(value, sort_keys=True)
+
+
+def in_order(value: Json) -> bytes:
+    """The bytes of a value with its keys in the order that they have. Raises: ValueError for NaN and Infinity."""
+    return _bytes(value, sort_keys=False)
 
 
 def parse(data: bytes, where: str) -> Any:
@@ -24,6 +29,10 @@ def parse(data: bytes, where: str) -> Any:
         raise CheckpointError(f"{where}: nested too deep") from None
     except (ValueError, MemoryError) as error:
         raise CheckpointError(f"{where}: not valid JSON: {error}") from None
+
+
+def _bytes(value: Json, sort_keys: bool) -> bytes:
+    return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ else:
         print(json.dumps({"error": str(error)}))
     else:
         model = found.shared["model"]
+        assert list(model) == list(shared(found.step)["model"])  # the order of a dict is part of a state
         for name, tensor in shared(found.step)["model"].items():
             assert torch.equal(model[name], tensor), name
         if found.private is not None:
