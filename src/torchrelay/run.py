@@ -59,7 +59,7 @@ class Run:
         policy = self.attempt.checkpoint
         manager = CheckpointManager(self.storage, self.writer, self.world, policy, about(self.spec))
         self._policy = policy
-        self._saver = Saver(manager, policy)
+        self._saver = Saver(manager, policy, speaks=self.is_main)
         self._pace = Pace(policy) if policy.every.auto else None
         save_every_s = self._pace.interval_s if self._pace is not None else policy.every.seconds
         self._agreement = Agreement(self.world, present.signals, save_every_s)

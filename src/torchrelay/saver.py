@@ -57,10 +57,11 @@ class _UnderWay:
 class Saver:
     """Saves by the policy, one save at a time. `newest` is the folder of the newest checkpoint written or restored.
 
-    `saved` and `failed` are called on the training thread with what came of each save.
+    `saved` and `failed` are called on the training thread with what came of each save. All ranks hear the same of a
+    save, so only the one with `speaks` warns.
     """
 
-    def __init__(self, manager: CheckpointManager, policy: Checkpoint) -> None:
+    def __init__(self, manager: CheckpointManager, policy: Checkpoint, *, speaks: bool = True) -> None:
         self.manager = manager
         self.newest: str | None = None
         self.saved_step: int | None = None
@@ -71,6 +72,7 @@ class Saver:
         self._under_way: _UnderWay | None = None
         self._begun_step: int | None = None
         self._warned = False
+        self._level = logging.WARNING if speaks else logging.DEBUG
 
     @property
     def busy(self) -> bool:
@@ -139,7 +141,7 @@ class Saver:
             self.failed(under_way.step, error)
             if not self._goes_on_after(error):
                 raise
-            log.warning("no checkpoint at step %d, training goes on: %s", under_way.step, error)
+            log.log(self._level, "no checkpoint at step %d, training goes on: %s", under_way.step, error)
         else:
             self._committed(saved, under_way.stall_s, under_way.waited_s)
 
@@ -160,7 +162,7 @@ class Saver:
         try:
             self.finish()
         except StorageError as error:
-            log.warning("the checkpoint before has failed: %s", error)
+            log.log(self._level, "the checkpoint before has failed: %s", error)
         waited_s = time.monotonic() - began
         if self.saved_step == state.step:  # it was just that one
             return
@@ -168,7 +170,7 @@ class Saver:
             saved = self._save(state)
         except StorageError as error:
             self.failed(state.step, error)
-            log.warning("no checkpoint at step %d, trying once more: %s", state.step, error)
+            log.log(self._level, "no checkpoint at step %d, trying once more: %s", state.step, error)
             saved = self._save(state)
         self._committed(saved, time.monotonic() - began, waited_s)
 
@@ -187,7 +189,8 @@ class Saver:
     def _warn_if_slow(self, waited_s: float) -> None:
         if waited_s > _WORTH_A_WARNING_S and not self._warned:
             self._warned = True
-            log.warning(
+            log.log(
+                self._level,
                 "training waited %.1f s for the checkpoint before to be written: saves take longer than "
                 "checkpoint.every (%s) leaves them; `every: auto` finds an interval that they can keep up with",
                 waited_s,

@@ -127,7 +127,7 @@ def test_a_save_that_fails_does_not_end_the_training(tmp_path):
     aside.rename(checkpoints)
     ended = gang.end()
     assert [one.code for one in ended] == [0, 0], ended
-    assert "training goes on" in ended[0].err
+    assert ["training goes on" in one.err for one in ended] == [True, False]  # rank 0 says it for all
     steps = [found.step for found in manifest.committed(run.storage)]
     assert steps[0] == 60
     assert "checkpoint_failed" in run.storage.read(layout.events_file(run.writer)).decode()
