@@ -194,6 +194,19 @@ def test_a_pod_outside_an_indexed_job_says_so(
 ) -> None:
     monkeypatch.setenv("TORCHRELAY_TERMINATION_LOG", str(tmp_path / "message"))
     monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
-    words = ["--run", str(tmp_path), "--attempt", "1", "--job", "j", "--nodes", "1", "--coordinator", "j-0.j:29400"]
+    words = [
+        "--run",
+        str(tmp_path),
+        "--attempt",
+        "1",
+        "--job",
+        "j",
+        "--nodes",
+        "1",
+        "--coordinator",
+        "j-0.j:29400",
+        "--join",
+        "9",
+    ]
     assert take_part(words, []) == 78
     assert "JOB_COMPLETION_INDEX is not set" in (tmp_path / "message").read_text()

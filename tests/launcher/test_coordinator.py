@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.errors import ConfigError, PeerLostError
 from torchrelay.contract.records import Failure
 from torchrelay_launch.supervisor import member, messages
 from torchrelay_launch.supervisor.coordinator import Coordinator, Policy, Verdict
@@ -269,7 +269,7 @@ def test_member_that_is_refused_says_why_and_one_without_a_coordinator_too() -> 
         with pytest.raises(ConfigError, match="there is no node 9"):
             await member.Member(link, lambda _: pytest.fail("started"), print).serve()
         link.close()
-        with pytest.raises(ConfigError, match=r"did not answer at 127\.0\.0\.1:1 within 0\.1 s"):
+        with pytest.raises(PeerLostError, match=r"did not answer at 127\.0\.0\.1:1 within 0\.1 s"):
             await member.connect("127.0.0.1", 1, hello, 0.1, never)
 
     play(Stage(), scenario)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.errors import ConfigError, PeerLostError
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay_launch.supervisor import messages
 from torchrelay_launch.supervisor.first_failure import failure_of
@@ -84,7 +84,7 @@ async def connect(
 ) -> messages.TcpLink | None:
     """A link to the coordinator, which may not listen yet; None if a stop came first.
 
-    Raises: ConfigError if there is none within the time.
+    Raises: PeerLostError if there is none within the time.
     """
     deadline = time.monotonic() + limit_s
     while not await stopped():
@@ -95,7 +95,7 @@ async def connect(
             if time.monotonic() > deadline:
                 why = error.strerror or str(error) or "no answer"
                 text = f"the supervisor of node 0 did not answer at {host}:{port} within {limit_s:g} s: {why}"
-                raise ConfigError(text) from error
+                raise PeerLostError(text) from error
             await asyncio.sleep(CONNECT_AGAIN_S)
             continue
         link = messages.TcpLink(reader, writer)

@@ -6,7 +6,7 @@
     ├── CheckpointError        70  a checkpoint is damaged, or does not fit what is tracked
     ├── SupersededError        76  a newer attempt owns the run
     ├── DivergedError          70  the loss is not a number; running again would end the same way
-    └── PeerLostError          70  another rank is gone, so no collective can finish
+    └── PeerLostError          70  another rank is gone, so no collective can finish; or node 0 does not answer
 
 An error's text says what is wrong, where, and how to mend it, and is printed without a traceback.
 """
@@ -59,4 +59,4 @@ class DivergedError(TorchrelayError):
 
 
 class PeerLostError(TorchrelayError):
-    """A collective failed because another rank is gone; that rank's own failure is the cause to look at."""
+    """Another rank, or the supervisor of node 0, is gone; what happened to that one is the cause to look at."""

@@ -18,6 +18,9 @@ doctor.py      what `torchrelay doctor` looks at
 probing.py     its look from a pod
 probe.py       what runs in that pod
 pod.py         what runs in a pod
+pod_options.py what a pod is told
+pod_words.py   what it says
 participation.py  takes part in one attempt after the other
+meeting.py     whether the first pod answers, and over which interface
 generations.py which attempt the pods run, and claiming the next
 """

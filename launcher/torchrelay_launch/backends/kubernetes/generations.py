@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from torchrelay.contract import layout, records
-from torchrelay.contract.errors import StorageError, SupersededError
+from torchrelay.contract.errors import ConfigError, StorageError, SupersededError
 from torchrelay.contract.exit_codes import ExitCode, Outcome
 from torchrelay.contract.records import AttemptRecord, Failure, OutcomeRecord, StopRequest
 from torchrelay.contract.storage import Storage
@@ -67,6 +67,14 @@ def write_begin(storage: Storage, attempt: int, begin: Begin) -> None:
         raise SupersededError(f"attempt {attempt} was taken by another pod") from None
 
 
+def newest_attempt(storage: Storage) -> int:
+    """Raises: ConfigError if the run has none, as when its manifest was rendered and applied by hand; StorageError."""
+    numbers = records.attempt_numbers(storage)
+    if not numbers:
+        raise ConfigError(f"{storage.url} holds no run: start it with `torchrelay submit`, which also makes its folder")
+    return numbers[-1]
+
+
 def outcome_of(storage: Storage, attempt: int) -> OutcomeRecord | None:
     return records.read(storage, OutcomeRecord, layout.attempt_file(attempt, "outcome"))
 
@@ -97,9 +105,9 @@ def last_code(outcome: OutcomeRecord, *, asked_to_stop: bool) -> int | None:
 def begin_next(storage: Storage, submitted: int, job: str) -> "int | OutcomeRecord":
     """The attempt that the first pod is to begin, claimed if need be; or the outcome after which there is none.
 
-    Raises: SupersededError if the run belongs to another job; StorageError.
+    Raises: SupersededError if the run belongs to another job; ConfigError if there is no run; StorageError.
     """
-    newest = records.attempt_numbers(storage)[-1]
+    newest = newest_attempt(storage)
     record, begun = record_of(storage, newest), read_begin(storage, newest)
     if (owner := _owner(record, begun)) not in (job, ""):
         raise SupersededError(f"attempt {newest} of the run belongs to {owner}; this is {job}")

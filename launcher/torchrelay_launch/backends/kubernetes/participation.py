@@ -1,6 +1,5 @@
 """A pod's part in a run: begin attempts or join them, run this node's supervisor, and know when it is over."""
 
-import argparse
 import contextlib
 import os
 import secrets
@@ -10,48 +9,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from torchrelay.contract import environment, records
-from torchrelay.contract.errors import ConfigError, StorageError, TorchrelayError
-from torchrelay.contract.exit_codes import ExitCode, Outcome
+from torchrelay.contract import environment
+from torchrelay.contract.errors import StorageError, TorchrelayError
+from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import OutcomeRecord
 from torchrelay.contract.storage import Storage, open_storage
-from torchrelay_launch.backends.kubernetes import generations
+from torchrelay_launch.backends.kubernetes import generations, meeting
 from torchrelay_launch.backends.kubernetes.generations import Begin
-from torchrelay_launch.ports import first_free
+from torchrelay_launch.backends.kubernetes.pod_options import PodOptions, parse
+from torchrelay_launch.backends.kubernetes.pod_words import leave_words, say, tell_outcome
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
 
 LOOK_S = 0.5
 SAY_S = 10.0  # how often a pod that waits says so
 OUTCOME_S = 40.0  # how long the first pod may take to notice that a node is gone, and to say so
-PORTS = 100
 REFUSALS = 3
-TERMINATION_LOG = "/dev/termination-log"
-
-
-@dataclass(frozen=True)
-class PodOptions:
-    """What every pod of a job is told, and which of them this is."""
-
-    run: str
-    attempt: int  # that the job was submitted for
-    job: str
-    nodes: int
-    coordinator: str  # NAME:PORT of the first pod
-    join_s: float
-    workdir: str
-    code: str | None
-    node: int
-
-    @property
-    def name(self) -> str:
-        return self.coordinator.rpartition(":")[0]
-
-    @property
-    def port(self) -> int:
-        return int(self.coordinator.rpartition(":")[2])
 
 
 class Pod:
@@ -61,18 +35,18 @@ class Pod:
         self._options, self._storage, self._terminated = options, storage, terminated
         self._refusals = 0  # in a row, without a word from the first pod
         self._said_waiting = -SAY_S
-        self._left = 0  # the last attempt that this pod was part of and that has ended
+        self._waits_for = 0  # the attempt whose first pod did not answer yet
+        self._left = 0  # the last attempt that this pod was part of and that is over
         self._waiting_since = time.monotonic()
 
     def run(self) -> int:
         """Returns the exit code of the pod."""
         take_part = self._lead if self._options.node == 0 else self._follow
-        while True:
+        while not self._terminated:
             code = self._patiently(take_part)
             if code is not None:
                 return code
-            if self._terminated:
-                return int(ExitCode.PREEMPTED)
+        return int(ExitCode.PREEMPTED)
 
     def _patiently(self, take_part: Callable[[], int | None]) -> int | None:
         """Once around, waiting for a storage that is away for as long as for another pod."""
@@ -89,14 +63,14 @@ class Pod:
         """Begin the next attempt and see it to its end. Returns the pod's exit code, or None to begin another."""
         number = generations.begin_next(self._storage, self._options.attempt, self._options.job)
         if isinstance(number, OutcomeRecord):
-            newest = records.attempt_numbers(self._storage)[-1]
+            newest = generations.newest_attempt(self._storage)
             return self._last_code(number, newest)
         nodes = generations.wanted_nodes(self._storage, self._options.nodes)
         begin = Begin(
             job=self._options.job,
             pod=os.environ.get("TORCHRELAY_POD") or socket.gethostname(),
             address=os.environ.get("TORCHRELAY_POD_IP") or self._options.name,
-            port=_free_port(self._options.port),
+            port=meeting.free_port(self._options.port),
             nodes=nodes,
             token=secrets.token_hex(16),
             at=time.time(),
@@ -114,7 +88,7 @@ class Pod:
 
     def _follow(self) -> int | None:
         """Take part in the attempt that the first pod has begun. Returns as `_lead`."""
-        number = records.attempt_numbers(self._storage)[-1]
+        number = generations.newest_attempt(self._storage)
         begin = generations.read_begin(self._storage, number)
         if begin is not None and begin.job != self._options.job:
             say(f"attempt {number} belongs to {begin.job}")
@@ -126,15 +100,29 @@ class Pod:
         if begin is None or self._options.node >= begin.nodes or number <= self._left:
             self._say_waiting()
             return self._wait()
+        host = meeting.host_of(self._options.name, begin.address)
+        if not meeting.answers(host, begin.port):  # not yet; or never, and a later attempt will come
+            self._say_waiting_for(number, begin)
+            return self._wait()
         say(f"joining attempt {number}, first pod {begin.pod} at {begin.address}")
-        code = self._supervise(number, begin, _meeting_host(self._options.name, begin.address), lambda: False)
+        code = self._supervise(number, begin, host, lambda: False)
         outcome = self._await_outcome(number)
-        if outcome is None:  # the first pod does not take this one yet; or it has gone, and begins again
-            self._refusals = self._refusals + 1 if code == ExitCode.CONFIG else 0
-            self._sleep(LOOK_S)
-            return int(ExitCode.CONFIG) if self._refusals >= REFUSALS else None
-        self._left, self._refusals, self._waiting_since = number, 0, time.monotonic()
+        if outcome is None:
+            return self._without_outcome(number, code)
+        self._leave(number)
         return self._follower_code(outcome, number)
+
+    def _without_outcome(self, number: int, code: int) -> int | None:
+        """After the first pod did not take this one, or has gone without a word, so that this attempt is over."""
+        if code != ExitCode.CONFIG:
+            self._leave(number)
+            return None
+        self._refusals += 1
+        self._sleep(LOOK_S)
+        return int(ExitCode.CONFIG) if self._refusals >= REFUSALS else None
+
+    def _leave(self, number: int) -> None:
+        self._left, self._refusals, self._waiting_since = number, 0, time.monotonic()
 
     def _follower_code(self, outcome: OutcomeRecord, number: int) -> int | None:
         """A failure is counted once: by the first pod."""
@@ -145,7 +133,7 @@ class Pod:
     def _last_code(self, outcome: OutcomeRecord, number: int) -> int | None:
         code = generations.last_code(outcome, asked_to_stop=generations.stopped(self._storage, number))
         if code is not None:
-            _leave_message(outcome, number)
+            tell_outcome(outcome, number)
         if code is None and self._terminated:
             return int(ExitCode.PREEMPTED)
         return code
@@ -157,7 +145,7 @@ class Pod:
             outcome = generations.outcome_of(self._storage, number)
             if outcome is not None:
                 return outcome
-            if records.attempt_numbers(self._storage)[-1] > number:
+            if generations.newest_attempt(self._storage) > number:
                 return None
             time.sleep(LOOK_S)
         return None
@@ -175,6 +163,11 @@ class Pod:
         if time.monotonic() - self._said_waiting > SAY_S:
             self._said_waiting = time.monotonic()
             generations.say_waiting(self._storage, self._options.job, self._options.node)
+
+    def _say_waiting_for(self, number: int, begin: Begin) -> None:
+        if self._waits_for != number:
+            self._waits_for = number
+            say(f"waiting for the first pod of attempt {number}, {begin.pod} at {begin.address}")
 
     def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -207,7 +200,8 @@ class Pod:
         argv = [sys.executable, "-m", "torchrelay_launch", "node", *options.argv()]
         mine = {TOKEN_VARIABLE: begin.token, environment.WORKDIR: self._options.workdir}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PET_")}
-        process = subprocess.Popen(argv, env=inherited | mine, stdin=subprocess.DEVNULL)
+        found = meeting.interfaces(os.environ.get("TORCHRELAY_POD_IP", ""))
+        process = subprocess.Popen(argv, env=found | inherited | mine, stdin=subprocess.DEVNULL)
         told = False
         while (code := process.poll()) is None:
             if not told and (self._terminated or leave()):
@@ -218,68 +212,11 @@ class Pod:
         return code if code >= 0 else 128 - code
 
 
-def _meeting_host(name: str, address: str) -> str:
-    """The first pod's name if it stands for where that pod is now, else its address."""
-    try:
-        found = {str(one[4][0]) for one in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
-    except OSError:
-        return address
-    return name if address in found else address
-
-
-def _free_port(first: int) -> int:
-    """With the host's network, pods of other jobs may have the port. Raises: ConfigError."""
-    port = first_free(range(first, first + PORTS))
-    if port is None:
-        raise ConfigError(f"kubernetes.port: all ports from {first} to {first + PORTS - 1} are in use")
-    return port
-
-
 def _reap() -> None:
     """Process 1 inherits what a killed supervisor leaves."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def _leave_message(outcome: OutcomeRecord, number: int) -> None:
-    """What `kubectl describe pod` and `status` show for the pod's end."""
-    error = outcome.failure.error if outcome.failure else ""
-    text = f"attempt {number} {outcome.outcome}" + (f": {error}" if error else "")
-    say(text)
-    if outcome.outcome is Outcome.FAILED:
-        leave_words(text)
-
-
-def leave_words(text: str) -> None:
-    with (
-        contextlib.suppress(OSError),
-        Path(os.environ.get("TORCHRELAY_TERMINATION_LOG", TERMINATION_LOG)).open("w") as log,
-    ):
-        log.write(text[:4000])
-
-
-def say(text: str) -> None:
-    """A line into the pod's log."""
-    print(f"torchrelay: {text}", flush=True)  # noqa: T201 - an entry point
-
-
-def parse(argv: list[str]) -> PodOptions:
-    """Raises: ConfigError outside a pod of an Indexed Job."""
-    parser = argparse.ArgumentParser(prog="torchrelay pod", allow_abbrev=False)
-    parser.add_argument("--run", required=True)
-    parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--job", required=True)
-    parser.add_argument("--nodes", type=int, required=True)
-    parser.add_argument("--coordinator", required=True)
-    parser.add_argument("--join", dest="join_s", type=float, default=600.0)
-    parser.add_argument("--workdir", default=".")
-    parser.add_argument("--code")
-    given = vars(parser.parse_args(argv))
-    index = os.environ.get("JOB_COMPLETION_INDEX", "")
-    if not index.isdigit():
-        raise ConfigError("JOB_COMPLETION_INDEX is not set: this is started in a pod of an Indexed Job")
-    return PodOptions(**given, node=int(index))
 
 
 def take_part(argv: list[str], terminated: list[int]) -> int:

@@ -21,7 +21,7 @@ from torchrelay import __version__
 from torchrelay.contract.errors import TorchrelayError
 from torchrelay.contract.storage import open_storage
 from torchrelay_launch.backends.base import Finding
-from torchrelay_launch.backends.kubernetes.participation import TERMINATION_LOG
+from torchrelay_launch.backends.kubernetes.pod_words import TERMINATION_LOG
 
 DNS_S = 60.0  # until a new pod's name is known, and a refusal that was cached is forgotten
 WORDS = 600  # characters of one finding; a termination message holds 4096 bytes
