@@ -149,6 +149,22 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
         (b"backend: slrum\n", "backend: expected local, slurm or kubernetes, not `slrum`", "did you mean `slurm`?"),
         (b"slurm:\n", "there is nothing after `slurm:`; expected a mapping", "write a mapping"),
         (b"restarts: {on_failure: -1}\n", "restarts.on_failure: expected at least 0, not -1", ""),
+        (
+            b'kubernetes: {labels: {team: "not valid!"}}\n',
+            "kubernetes.labels.team: expected a value of a label: letters, digits",
+            "such as {team: vision}",
+        ),
+        (
+            b"kubernetes: {node_selector: {a b: x}}\n",
+            "kubernetes.node_selector: expected a name: letters",
+            "{pool: gpu}",
+        ),
+        (b"kubernetes: {devices: {rdma/hca: 0}}\n", "kubernetes.devices.rdma/hca: expected at least 1, not 0", ""),
+        (
+            b"kubernetes: {capabilities: [ipc lock]}\n",
+            "kubernetes.capabilities.0: expected a capability's name",
+            "[IPC_LOCK]",
+        ),
         (b"checkpoint: {keep_best: {}}\n", "checkpoint.keep_best: the key `metric` is missing", "such as val/loss"),
     ],
 )

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING
 from typing import Any
 
@@ -101,12 +101,26 @@ def _model(cls: Any, node: Node, path: str, out: Decoded) -> Any:
 def _field(spec_field: Any, entry: Entry, path: str, out: Decoded) -> Any:
     out.keys[path] = entry.key.place
     value = decode(spec_field.type, entry.value, path, out)
-    broken = _broken_limit(spec_field.metadata["limits"], value) if value is not BAD else None
-    if broken is None:
-        return value
-    del out.values[path]
-    such_as = "" if spec_field.metadata["example"] in broken else _such_as(spec_field).lstrip()
-    return out.problem(entry.value.place, f"{path}: {broken}", such_as)
+    broken = list(_broken(spec_field.metadata["limits"], value, entry.value, path)) if value is not BAD else []
+    for place, text in broken:
+        out.values.pop(path, None)
+        such_as = "" if spec_field.metadata["example"] in text else _such_as(spec_field).lstrip()
+        out.problem(place, text, such_as)
+    return BAD if broken else value
+
+
+def _broken(limits: Limits, value: Any, node: Node, path: str) -> Iterator[tuple[Place, str]]:
+    """Where a value breaks its field's limits, and how; a list or a mapping in any of its values."""
+    if isinstance(node, Mapping) and isinstance(value, dict):
+        for key, entry in node.entries.items():
+            if limits.keys and not re.fullmatch(limits.keys, key):
+                yield entry.key.place, f"{path}: expected {limits.keys_say}, not `{key[:80]}`"
+            yield from _broken(limits, value[key], entry.value, _join(path, key))
+    elif isinstance(node, Sequence) and isinstance(value, list):
+        for index, (item, one) in enumerate(zip(value, node.items, strict=True)):
+            yield from _broken(limits, item, one, _join(path, str(index)))
+    elif broken := _broken_limit(limits, value):
+        yield node.place, f"{path}: {broken}"
 
 
 def _broken_limit(limits: Limits, value: Any) -> str | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchrelay.contract.settings import Json, Limits, setting
-from torchrelay.contract.training import AT_LEAST_0, AT_LEAST_1
+from torchrelay.contract.training import AT_LEAST_0
 from torchrelay.contract.units import Duration, Size
 
 NAME = Limits(
@@ -15,14 +15,18 @@ LABEL = Limits(
     pattern=r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
     pattern_says="lower-case letters, digits and '-', at most 63, starting and ending with a letter or digit",
 )
-LABEL_VALUE = Limits(
-    pattern=r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?",
+_QUALIFIED_NAME = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_KEY = "a name: letters, digits, '-', '_' and '.', at most 63, and a domain and '/' before it if you like"
+LABELS = Limits(
+    pattern=r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?",
     pattern_says="a value of a label: letters, digits, '-', '_' and '.', at most 63",
+    keys=_QUALIFIED_NAME,
+    keys_say=_KEY,
 )
-RESOURCE = Limits(
-    pattern=r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?",
-    pattern_says="a resource such as nvidia.com/gpu",
-)
+ANNOTATIONS = Limits(keys=_QUALIFIED_NAME, keys_say=_KEY)
+RESOURCE = Limits(pattern=_QUALIFIED_NAME, pattern_says="a resource such as nvidia.com/gpu")
+DEVICES = Limits(minimum=1, keys=_QUALIFIED_NAME, keys_say="a resource such as rdma/hca")
+CAPABILITY = Limits(pattern=r"[A-Z][A-Z0-9_]*", pattern_says="a capability's name in capitals, without CAP_")
 MOUNT = Limits(pattern=r"/[^:]*", pattern_says="an absolute path without ':'")
 
 
@@ -59,7 +63,9 @@ class Kubernetes:
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = setting(
         None, doc="When the image is pulled; without it as the API decides by the tag."
     )
-    image_pull_secrets: list[str] = setting(list, doc="Secrets to pull the image with.", example="[registry]")
+    image_pull_secrets: list[str] = setting(
+        list, doc="Secrets to pull the image with.", example="[registry]", limits=NAME
+    )
     python: str = setting("python3", doc="Python in the image.", example="/opt/venv/bin/python")
     workdir: str = setting(
         "/workspace",
@@ -75,12 +81,16 @@ class Kubernetes:
         "ClusterTrainingRuntime", doc="Whether that runtime is the cluster's or the namespace's."
     )
     gpu_resource: str = setting("nvidia.com/gpu", doc="Resource that stands for a GPU.", limits=RESOURCE)
-    devices: dict[str, int] = setting(dict, doc="Further devices per pod, by resource name.", example='{"rdma/hca": 1}')
+    devices: dict[str, int] = setting(
+        dict, doc="Further devices per pod, by resource name.", example='{"rdma/hca": 1}', limits=DEVICES
+    )
     ephemeral_storage: Size | None = setting(None, doc="Space on the node's disk per pod.", example="20GiB")
     shm_size: Size | None = setting(
         None, doc="Size of /dev/shm, whose use counts as memory; without it up to the pod's memory.", example="8GiB"
     )
-    node_selector: dict[str, str] = setting(dict, doc="Labels that nodes must have.", example="{pool: gpu}")
+    node_selector: dict[str, str] = setting(
+        dict, doc="Labels that nodes must have.", example="{pool: gpu}", limits=LABELS
+    )
     tolerations: list[dict[str, Json]] = setting(
         list, doc="Taints to tolerate, as in the API.", example="[{key: nvidia.com/gpu, operator: Exists}]"
     )
@@ -89,8 +99,16 @@ class Kubernetes:
     priority_class: str | None = setting(None, doc="PriorityClass of the pods.", limits=NAME)
     host_network: bool = setting(False, doc="Use the node's network, for RDMA without a device plugin.")
     service_account: str | None = setting(None, doc="ServiceAccount of the pods; they get no token of it.", limits=NAME)
-    run_as_user: int | None = setting(None, doc="Numeric user of the pods; without it 10001.", limits=AT_LEAST_1)
-    capabilities: list[str] = setting(list, doc="Linux capabilities to add; all are dropped.", example="[IPC_LOCK]")
+    run_as_user: int | None = setting(
+        None, doc="Numeric user of the pods; without it 10001. 0 is root.", limits=AT_LEAST_0
+    )
+    capabilities: list[str] = setting(
+        list,
+        doc="Linux capabilities to add; all others are dropped. In a container only root has them in force: "
+        "`run_as_user: 0`.",
+        example="[IPC_LOCK]",
+        limits=CAPABILITY,
+    )
     volumes: list[Volume] = setting(
         list, doc="Volumes of every pod.", example="[{name: data, mount: /data, claim: training-data}]"
     )
@@ -105,8 +123,10 @@ class Kubernetes:
     create_secret: bool = setting(
         False, doc="Make a Secret with the values that `secrets:` have in the submitting shell; it goes with the job."
     )
-    labels: dict[str, str] = setting(dict, doc="Further labels of all objects.", example="{team: vision}")
-    annotations: dict[str, str] = setting(dict, doc="Further annotations of all objects.")
+    labels: dict[str, str] = setting(
+        dict, doc="Further labels of all objects.", example="{team: vision}", limits=LABELS
+    )
+    annotations: dict[str, str] = setting(dict, doc="Further annotations of all objects.", limits=ANNOTATIONS)
     active_deadline: Duration | None = setting(
         None, doc="Longest time for all attempts of one submission, after which Kubernetes fails the job."
     )
@@ -120,7 +140,9 @@ class Kubernetes:
         limits=AT_LEAST_0,
     )
     join: Duration = setting(
-        lambda: Duration(600), doc="How long pods wait for each other, and for a pod that is started again."
+        lambda: Duration(1200),
+        doc="How long pods wait for each other, and for a pod that is started again, before which Kubernetes waits "
+        "for up to 10 minutes.",
     )
     port: int = setting(29400, doc="Port of the first pod where the others meet.", limits=Limits(1024, 65535))
     patch: list[dict[str, Json]] = setting(

@@ -126,6 +126,11 @@ def _limit(schema: dict[str, Any], limits: Limits) -> None:
             arm.update({name: bound for name, bound in bounds.items() if bound is not None})
         if arm.get("type") == "string" and limits.pattern:
             arm["pattern"] = f"^(?:{limits.pattern})$"
+        if limits.keys:
+            arm["propertyNames"] = {"pattern": f"^(?:{limits.keys})$"}
+        for below in ("items", "additionalProperties"):
+            if isinstance(arm.get(below), dict):
+                _limit(arm[below], limits)
 
 
 def _type(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:

@@ -18,12 +18,14 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a setting's value must satisfy beyond its type."""
+    """What a setting's value must satisfy beyond its type; of a list or a mapping, each of its values."""
 
     minimum: float | None = None
     maximum: float | None = None
     pattern: str | None = None  # a regular expression that the whole text matches
     pattern_says: str = ""  # the pattern in words, for errors
+    keys: str | None = None  # a regular expression that every key of a mapping matches
+    keys_say: str = ""  # the same in words
 
 
 class Later:
