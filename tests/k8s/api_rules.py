@@ -77,25 +77,30 @@ def _job_spec(name: str, spec: dict[str, Any]) -> Iterator[str]:  # noqa: PLR091
             yield "podFailurePolicy needs restartPolicy Never"
         if spec.get("podReplacementPolicy", "Failed") != "Failed":
             yield "podReplacementPolicy must be Failed with podFailurePolicy"
-        yield from _failure_policy(spec["podFailurePolicy"], spec["template"]["spec"])
+        yield from _failure_policy(spec)
     for field in ("backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"):
         if field in spec and (not isinstance(spec[field], int) or spec[field] < 0):
             yield f"{field} is {spec[field]!r}"
     if spec.get("activeDeadlineSeconds") == 0:
         yield "activeDeadlineSeconds is not positive"
+    per_index, most = spec.get("backoffLimitPerIndex"), spec.get("maxFailedIndexes")
+    if per_index is not None and (spec.get("completionMode") != "Indexed" or policy != "Never" or per_index < 0):
+        yield "backoffLimitPerIndex needs an Indexed Job with restartPolicy Never"
+    if most is not None and (per_index is None or not 0 <= most <= (completions or 0)):
+        yield "maxFailedIndexes needs backoffLimitPerIndex, and is at most completions"
     if "selector" in spec:
         yield "the selector is the server's to make"
     yield from _metadata(spec["template"].get("metadata", {}))
     yield from _pod(spec["template"]["spec"])
 
 
-def _failure_policy(policy: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
-    rules = policy["rules"]
+def _failure_policy(spec: dict[str, Any]) -> Iterator[str]:
+    rules, pod = spec["podFailurePolicy"]["rules"], spec["template"]["spec"]
     if len(rules) > 20:
         yield "more than 20 rules"
     names = {one["name"] for one in pod["containers"] + pod.get("initContainers", [])}
     for rule in rules:
-        if rule["action"] not in ACTIONS or rule["action"] == "FailIndex":
+        if rule["action"] not in ACTIONS or (rule["action"] == "FailIndex" and "backoffLimitPerIndex" not in spec):
             yield f"action {rule['action']} (FailIndex needs backoffLimitPerIndex)"
         if ("onExitCodes" in rule) == ("onPodConditions" in rule):
             yield "a rule has exactly one of onExitCodes and onPodConditions"
@@ -119,6 +124,9 @@ def _pod(spec: dict[str, Any]) -> Iterator[str]:
     for volume in spec.get("volumes", []):
         if len(volume) != 2 or len(volume["name"]) > 63 or not LABEL_1123.match(volume["name"]):
             yield f"volume {volume}: a name and exactly one source"
+        size = volume.get("emptyDir", {}).get("sizeLimit", "1")
+        if not isinstance(size, str) or not QUANTITY.match(size):
+            yield f"sizeLimit: {size!r} is no quantity in text"
     if spec.get("hostNetwork") and spec.get("dnsPolicy") != "ClusterFirstWithHostNet":
         yield "with the host's network, the Service's names resolve only with ClusterFirstWithHostNet"
     for container in spec["containers"]:
@@ -199,7 +207,8 @@ def restricted_complaints(spec: dict[str, Any]) -> Iterator[str]:
 
 def immutable_complaints(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     """What may not change in a Job's spec; Kueue's changes to the template of a suspended one are left out."""
-    for field in ("completionMode", "podFailurePolicy", "selector", "template", "podReplacementPolicy"):
+    fixed = ("completionMode", "podFailurePolicy", "selector", "template", "podReplacementPolicy")
+    for field in (*fixed, "backoffLimitPerIndex"):
         if old.get(field) != new.get(field):
             yield f"spec.{field}: field is immutable"
     changed = old.get("completions") != new.get("completions")
@@ -255,15 +264,27 @@ def _trainjob(made: dict[str, Any]) -> Iterator[str]:
         yield f"variables of the Torch runtime: {sorted(reserved)}"
     yield from resource_complaints(trainer.get("resourcesPerNode", {}))
     patchable = {"serviceAccountName", "volumes", "initContainers", "containers", "imagePullSecrets", "securityContext"}
-    patchable |= {"nodeSelector", "affinity", "tolerations", "schedulingGates"}
-    for patch in made["spec"].get("runtimePatches", []):
+    patchable |= {"nodeSelector", "affinity", "tolerations", "schedulingGates", "terminationGracePeriodSeconds"}
+    patches = made["spec"].get("runtimePatches", [])
+    yield from _twice(patches, "manager")
+    volumes: set[str] = set()
+    for patch in patches:
         (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
         override = replicated["template"]["spec"]["template"]
         if not patch.get("manager") or not set(override["spec"]) <= patchable:
             yield f"runtime patch {sorted(override['spec'])}"
-        volumes = {one["name"] for one in override["spec"].get("volumes", [])}
+        yield from _twice(override["spec"].get("volumes", []), "name")
+        volumes |= {one["name"] for one in override["spec"].get("volumes", [])}
         for container in override["spec"].get("containers", []):
             if "env" in container and container["name"] == "node":
                 yield "variables of the container `node` are set by `trainer` alone"
+            yield from _twice(container.get("volumeMounts", []), "name")
             if any(one["name"] not in volumes for one in container.get("volumeMounts", [])):
                 yield "a mount has no volume"
+
+
+def _twice(items: list[dict[str, Any]], key: str) -> Iterator[str]:
+    """A list that the API takes for a map, `listType=map`, has each key once."""
+    values = [one[key] for one in items]
+    if len(values) != len(set(values)):
+        yield f"{key} twice: {values}"

@@ -20,7 +20,7 @@ from typing import Any
 from api_server import Cluster
 
 SUBNET = "10.213.7"
-BACK_OFF_S = 0.5  # 10 s and more in a cluster
+BACK_OFF_S, LONGEST_BACK_OFF_S = 0.5, 30.0  # 10 s and 10 min in a cluster
 ENTER = 'hostname "$1"; shift; exec "$@"'
 _addresses = itertools.count(10)
 
@@ -56,9 +56,10 @@ class JobRunner:
     cwd: Path
     pods: dict[int, PodProcess] = field(default_factory=dict)
     ended: list[tuple[str, int]] = field(default_factory=list)  # (pod, exit code)
-    failures: int = 0
+    failures: int = 0  # that counted
     unschedulable: set[int] = field(default_factory=set)  # pods that no node has room for
     _again_at: dict[int, float] = field(default_factory=dict)
+    _ended_badly: list[int] = field(default_factory=list)  # indexes, whether it counted or not
     _done: set[int] = field(default_factory=set)
     _networks: list[str] = field(default_factory=list)
     _thread: threading.Thread | None = None
@@ -145,9 +146,20 @@ class JobRunner:
             del self.pods[index]
             self._report(pod, code)
             self.ended.append((pod.name, code))
-            self._again_at[index] = time.monotonic() + BACK_OFF_S
             if job is not None:
                 self._judge(job, pod, code)
+                self._back_off(job, index, code)
+
+    def _back_off(self, job: dict[str, Any], index: int, code: int) -> None:
+        """Twice as long each time: after each failure of any pod, or only of this one with backoffLimitPerIndex."""
+        if code == 0:
+            return
+        self._ended_badly.append(index)
+        per_index = "backoffLimitPerIndex" in job["spec"]
+        number = self._ended_badly.count(index) if per_index else len(self._ended_badly)
+        delay_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2 ** (number - 1))
+        for one in [index] if per_index else range(job["spec"]["completions"]):
+            self._again_at[one] = time.monotonic() + delay_s
 
     def _report(self, pod: PodProcess, code: int) -> None:
         """What a kubelet says of a pod that has ended."""

@@ -39,7 +39,7 @@ LARGE_OPTIONS = Kubernetes(
     priority_class="high",
     host_network=True,
     service_account="trainer",
-    run_as_user=1000,
+    run_as_user=0,
     capabilities=["IPC_LOCK"],
     volumes=[
         Volume(name="data", mount="/data", claim="training-data", read_only=True),

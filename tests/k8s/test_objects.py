@@ -16,11 +16,11 @@ from packaging.requirements import Requirement
 from some_jobs import JOBS, LARGE, RUN, SMALL, main_of, of_kind, pod_of, with_options
 
 from torchrelay.contract.errors import ConfigError
-from torchrelay.contract.units import NodeCount
+from torchrelay.contract.units import Duration, NodeCount, Size
 from torchrelay_launch.backends.base import RunRef
 from torchrelay_launch.backends.kubernetes import names, objects
 from torchrelay_launch.backends.kubernetes.submission import submission_of
-from torchrelay_launch.spec.models import Resources, Volume
+from torchrelay_launch.spec.models import Kubernetes, Resources, Volume
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 VERSIONS = ("1.35", "1.36", "1.37")
@@ -115,6 +115,61 @@ def test_rendering_is_deterministic() -> None:
     assert str(submission_of(LARGE, RUN)) == str(submission_of(LARGE, RUN))
 
 
+@given(size=st.integers(1, 2**60), kind=st.sampled_from(["job", "jobset", "trainjob"]))
+def test_every_size_is_a_quantity(size: int, kind: str) -> None:
+    options = {"shm_size": Size(size), "ephemeral_storage": Size(size)}
+    job = with_options(of_kind(SMALL, kind), **options)
+    job = dataclasses.replace(job, resources=Resources(memory=Size(size)))
+    assert [one for each in objects.render(job, RUN) for one in complaints(each)] == []
+
+
+def test_a_volume_may_be_mounted_more_than_once() -> None:
+    """Which Trainer takes in patches of their own only: its lists of mounts are maps by the volume's name."""
+    twice = [Volume(name="a", mount=mount, claim="c", sub_path=mount[1:]) for mount in ("/x", "/y", "/z")]
+    job = with_options(of_kind(SMALL, "trainjob"), volumes=[*twice, Volume(name="b", mount="/b", empty_dir=True)])
+    made = main_of(objects.render(job, RUN))
+    assert complaints(made) == []
+    mounted = []
+    for patch in made["spec"]["runtimePatches"]:
+        (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+        (container,) = replicated["template"]["spec"]["template"]["spec"]["containers"]
+        mounted.append((patch["manager"], [one["mountPath"] for one in container["volumeMounts"]]))
+    assert mounted == [("torchrelay", ["/x", "/b"]), ("torchrelay-2", ["/y"]), ("torchrelay-3", ["/z"])]
+
+
+def test_root_is_what_capabilities_need() -> None:
+    asked = with_options(SMALL, capabilities=["IPC_LOCK"])
+    assert any("kubernetes.run_as_user: 0" in one for one in objects.not_honoured(asked))
+    root = with_options(asked, run_as_user=0)
+    assert objects.not_honoured(root) == []
+    context = pod_of(objects.render(root, RUN))["securityContext"]
+    assert (context["runAsUser"], context["runAsNonRoot"]) == (0, False)
+
+
+def test_labels_of_torchrelay_stay_and_this_is_said() -> None:
+    job = with_options(SMALL, labels={"torchrelay/run": "mine", "team": "vision"})
+    assert objects.not_honoured(job) == ["kubernetes.labels: torchrelay/run is torchrelay's own"]
+    assert main_of(objects.render(job, RUN))["metadata"]["labels"]["torchrelay/run"] == names.label_value(RUN.run_id)
+
+
+def test_pods_wait_for_each_other_for_longer_than_kubernetes_waits_to_replace_one() -> None:
+    assert Kubernetes().join > 600 + 300  # the longest back-off of the Job controller, and an image to pull
+
+
+@pytest.mark.parametrize("kind", ["job", "jobset"])
+def test_kubernetes_delays_a_pod_by_its_own_failures_alone(kind: str) -> None:
+    made = main_of(objects.render(of_kind(LARGE, kind), RUN))["spec"]
+    spec = made if kind == "job" else made["replicatedJobs"][0]["template"]["spec"]
+    assert spec["backoffLimitPerIndex"] == spec["backoffLimit"]
+    assert spec["maxFailedIndexes"] == 0
+
+
+def test_a_jobset_does_not_start_again_when_its_time_is_up() -> None:
+    made = main_of(objects.render(with_options(of_kind(SMALL, "jobset"), active_deadline=Duration(3600)), RUN))
+    (rule,) = made["spec"]["failurePolicy"]["rules"]
+    assert (rule["action"], "DeadlineExceeded" in rule["onJobFailureReasons"]) == ("FailJobSet", True)
+
+
 @pytest.mark.parametrize("url", ["/home/ada/runs/x", "file:///home/ada/runs/x"])
 def test_local_storage_needs_a_volume(url: str) -> None:
     here = dataclasses.replace(RUN, url=url)
@@ -167,6 +222,7 @@ def test_elastic_needs_a_plain_job() -> None:
 def test_what_a_runtime_decides_is_reported() -> None:
     warnings = submission_of(of_kind(LARGE, "trainjob"), RUN).warnings
     assert "kubernetes.shm_size: the runtime of a TrainJob decides it" in warnings
+    assert "restarts.grace: before Kubeflow Trainer 2.3 the runtime of a TrainJob decides it" in warnings
     assert submission_of(LARGE, RUN).warnings == ()
 
 

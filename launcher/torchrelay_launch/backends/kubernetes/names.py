@@ -9,6 +9,7 @@ LONGEST_LABEL = 63
 RUN_LABEL = "torchrelay/run"
 ATTEMPT_LABEL = "torchrelay/attempt"
 URL_ANNOTATION = "torchrelay/url"
+OWN_LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/managed-by", RUN_LABEL, ATTEMPT_LABEL)
 
 _TAIL = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}\Z")  # what makes a run id unique
 

@@ -3,6 +3,7 @@
 Pure, but for reading them.
 """
 
+import copy
 from collections.abc import Callable
 from typing import cast
 
@@ -12,14 +13,13 @@ from torchrelay_launch.backends.kubernetes import code, names, pods, reach
 from torchrelay_launch.backends.kubernetes.merge import merged
 from torchrelay_launch.backends.kubernetes.pods import Object, Place
 from torchrelay_launch.shipped import shipped_file
-from torchrelay_launch.spec.models import JobSpec, Kubernetes
+from torchrelay_launch.spec.models import JobSpec, Kubernetes, Restarts
 
 REPLICATED = "node"  # name of the one replicated job of a JobSet
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 # Fields that a TrainJob leaves to its runtime.
 _RUNTIME_DECIDES = (
-    "active_deadline",
     "backoff_limit",
     "capabilities",
     "env_from",
@@ -65,14 +65,20 @@ def check(job: JobSpec, run: RunRef) -> None:
 
 
 def not_honoured(job: JobSpec) -> list[str]:
-    """Fields of the spec that have no effect."""
+    """Fields of the spec that have no effect, or not always."""
     options, plain = job.kubernetes, Kubernetes()
     found = []
     if options.kind == "trainjob":
         changed = [name for name in _RUNTIME_DECIDES if getattr(options, name) != getattr(plain, name)]
         found += [f"kubernetes.{name}: the runtime of a TrainJob decides it" for name in changed]
-    elif options.queue is None and options.queue_priority is not None:
+        if job.restarts.grace != Restarts().grace:
+            found.append("restarts.grace: before Kubeflow Trainer 2.3 the runtime of a TrainJob decides it")
+    elif options.capabilities and options.run_as_user != 0:
+        found.append("kubernetes.capabilities: only root has them in force, which takes kubernetes.run_as_user: 0")
+    if options.queue is None and options.queue_priority is not None:
         found.append("kubernetes.queue_priority: there is no kubernetes.queue")
+    own = [key for key in options.labels if key in names.OWN_LABELS]
+    found += [f"kubernetes.labels: {key} is torchrelay's own" for key in own]
     return found
 
 
@@ -123,7 +129,7 @@ def _jobset(job: JobSpec, run: RunRef, place: Place) -> list[Object]:
     template = replicated["template"]
     _fill_job(template["spec"], made["metadata"]["labels"], job, run, place)
     made["spec"]["failurePolicy"]["maxRestarts"] = _backoff(job)
-    template["spec"]["backoffLimit"] = 0
+    template["spec"] |= {"backoffLimit": 0, "backoffLimitPerIndex": 0}
     for field in ("ttlSecondsAfterFinished",):
         if field in template["spec"]:
             made["spec"][field] = template["spec"].pop(field)
@@ -140,15 +146,45 @@ def _trainjob(job: JobSpec, run: RunRef, place: Place) -> list[Object]:
     pods.fill_container(trainer, job, run, place, secret_name(job, place))
     trainer["numNodes"] = job.resources.nodes.minimum
     trainer["resourcesPerNode"] = pods.resources(job)
-    (replicated,) = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-    pod = replicated["template"]["spec"]["template"]
-    pod["metadata"] = {"labels": dict(made["metadata"]["labels"])}
-    pod["spec"] |= pods.placement(job)
+    (patch,) = spec["runtimePatches"]
     volumes, mounts = pods.volumes(job, place)
+    spec["runtimePatches"] = _mounting(patch, mounts)
+    pod = _pod_of(patch)
+    pod["metadata"] = {"labels": dict(made["metadata"]["labels"])}
+    if options.annotations:
+        pod["metadata"]["annotations"] = dict(options.annotations)
+    pod["spec"] |= pods.placement(job) | {"terminationGracePeriodSeconds": pods.grace_s(job)}
     if volumes:
-        pod["spec"] |= {"volumes": volumes, "containers": [{"name": REPLICATED, "volumeMounts": mounts}]}
+        pod["spec"]["volumes"] = volumes
+    _deadline(spec, job)
     _queue(made, job)
     return [made]
+
+
+def _mounting(patch: Object, mounts: list[Object]) -> list[Object]:
+    """A runtime's patches with these mounts. The API takes one mount of a volume in each: more mounts, more patches."""
+    blank = copy.deepcopy(patch)
+    patches = [patch]
+    for number, those in enumerate(_rounds(mounts), 1):
+        if number > 1:
+            patches.append(copy.deepcopy(blank) | {"manager": f"{blank['manager']}-{number}"})
+        _pod_of(patches[-1])["spec"]["containers"] = [{"name": REPLICATED, "volumeMounts": those}]
+    return patches
+
+
+def _rounds(mounts: list[Object]) -> list[list[Object]]:
+    """The first mount of each volume, then the second of each, and so on."""
+    rounds: list[list[Object]] = []
+    for mount in mounts:
+        before = sum(one["name"] == mount["name"] for those in rounds for one in those)
+        rounds += [[]] if before == len(rounds) else []
+        rounds[before].append(mount)
+    return rounds
+
+
+def _pod_of(patch: Object) -> Object:
+    (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    return cast("Object", replicated["template"]["spec"]["template"])
 
 
 _KINDS: dict[str, Callable[[JobSpec, RunRef, Place], list[Object]]] = {
@@ -162,8 +198,8 @@ def _fill_job(spec: Object, labels: dict[str, str], job: JobSpec, run: RunRef, p
     """Fill in the spec of a Job, or of a JobSet's template of one."""
     options, nodes = job.kubernetes, job.resources.nodes.minimum
     spec |= {"completions": nodes, "parallelism": nodes, "backoffLimit": _backoff(job)}
-    if options.active_deadline is not None:
-        spec["activeDeadlineSeconds"] = max(1, int(options.active_deadline))
+    spec["backoffLimitPerIndex"] = spec["backoffLimit"]
+    _deadline(spec, job)
     if options.ttl is not None:
         spec["ttlSecondsAfterFinished"] = int(options.ttl)
     metadata = spec["template"].setdefault("metadata", {})
@@ -171,6 +207,12 @@ def _fill_job(spec: Object, labels: dict[str, str], job: JobSpec, run: RunRef, p
     if options.annotations:
         metadata["annotations"] = metadata.get("annotations", {}) | options.annotations
     pods.fill_pod(spec["template"]["spec"], job, run, place, secret_name(job, place))
+
+
+def _deadline(spec: Object, job: JobSpec) -> None:
+    deadline = job.kubernetes.active_deadline
+    if deadline is not None:
+        spec["activeDeadlineSeconds"] = max(1, int(deadline))
 
 
 def _service(job: JobSpec, run: RunRef, place: Place) -> Object:

@@ -76,7 +76,7 @@ def quantity(size_bytes: int) -> str:
         factor = 1024 ** ("KMGT".index(unit[0]) + 1)
         if size_bytes and size_bytes % factor == 0:
             return f"{size_bytes // factor}{unit}"
-    return str(size_bytes)
+    return str(int(size_bytes))  # a Size prints itself with a unit of its own
 
 
 def grace_s(job: JobSpec) -> int:
@@ -113,7 +113,7 @@ def fill_pod(spec: Object, job: JobSpec, run: RunRef, place: Place, secret: str)
     _shared_memory(spec, job)
     spec["terminationGracePeriodSeconds"] = grace_s(job)
     if options.run_as_user is not None:
-        spec["securityContext"]["runAsUser"] = options.run_as_user
+        spec["securityContext"] |= {"runAsUser": options.run_as_user, "runAsNonRoot": options.run_as_user != 0}
     if options.host_network:
         spec |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     for field, value in placement(job).items():
