@@ -160,6 +160,17 @@ def test_prune_deletes_the_damaged_only_when_told(
     assert len(run_storage.list("checkpoints")) == 4
 
 
+def test_prune_does_not_count_what_it_finds_damaged(
+    run_storage: LocalStorage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the newest, whose size is right, would be the one that is kept, and then go as damaged."""
+    damage(run_storage, 50)
+    damage(run_storage, 10)
+    gone = as_json(capsys, "prune", run_storage.url, "--keep-last", "1", "--damaged")["deleted"]
+    assert sorted(gone) == [layout.checkpoint_folder(step, Writer(1)) for step in (10, 20, 30, 50)]
+    assert [entry["step"] for entry in as_json(capsys, "ls", run_storage.url)] == [40]
+
+
 def test_a_run_without_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     storage = LocalStorage(tmp_path / RUN_ID)
     storage.create(layout.RUN_RECORD, records.dump(records.RunRecord(RUN_ID, "digits", 1.7e9, "0.1.0")))

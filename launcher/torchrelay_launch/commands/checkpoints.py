@@ -97,9 +97,10 @@ def _prune(storage: Storage, args: argparse.Namespace) -> int:
     if args.keep_last is not None:
         policy = dataclasses.replace(policy, keep_last=args.keep_last)
     writer = records.newest_writer(storage) or Writer(0)
-    gone = Retention(storage, writer, policy).to_delete()
-    if args.damaged:
-        gone += [one.folder for one in manifest.committed(storage) if manifest.verify(storage, one.folder)]
+    damaged: list[str] = []
+    if args.damaged:  # before anything is chosen: what is damaged must not count as one of those that are kept
+        damaged = [one.folder for one in manifest.committed(storage) if manifest.verify(storage, one.folder)]
+    gone = Retention(storage, writer, policy).to_delete(damaged) + damaged
     if not args.dry_run:
         for folder in gone:
             retention.delete_checkpoint(storage, folder)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torchrelay.contract import layout, lineage
@@ -61,11 +61,15 @@ class Retention:
             delete_checkpoint(self._storage, folder)
         return gone
 
-    def to_delete(self) -> list[str]:
-        """Folders of good checkpoints that the policy does not keep, and what dead writers left behind."""
+    def to_delete(self, damaged: Collection[str] = ()) -> list[str]:
+        """Folders of good checkpoints that the policy does not keep, and what dead writers left behind.
+
+        `damaged`: folders of those that are known not to be good, whatever their sizes say.
+        """
         contents = self._storage.contents(layout.CHECKPOINTS)
         policy = self._policy
-        more = superfluous(self._candidates(contents), policy.keep_last, policy.keep_best, policy.keep_every)
+        good = [one for one in self._candidates(contents) if one.checkpoint.folder not in damaged]
+        more = superfluous(good, policy.keep_last, policy.keep_best, policy.keep_every)
         return [*(one.folder for one in more), *self._leftovers(contents)]
 
     def _candidates(self, contents: Contents) -> list[Candidate]:
