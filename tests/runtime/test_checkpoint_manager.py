@@ -18,7 +18,7 @@ from some_saves import PRIVATE, SHARED, manager, save, steps
 from torchrelay.checkpoint import Restored
 from torchrelay.checkpoint.dtypes import dtype_of, writable_bytes
 from torchrelay.contract import layout, manifest
-from torchrelay.contract.errors import CheckpointError, StorageError
+from torchrelay.contract.errors import CheckpointError, StorageError, TorchrelayError
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.safetensors_file import DTYPES
 from torchrelay.contract.storage import LocalStorage
@@ -49,6 +49,25 @@ def test_any_safetensors_tool_reads_the_tensors_by_name(tmp_path: Path) -> None:
     found = load_file(tmp_path / folder / "rank-00000.safetensors")
     assert torch.equal(found["model/w"], SHARED["model"]["w"])  # type: ignore[arg-type]
     assert torch.equal(found["rank/00000/rng"], PRIVATE["rng"])  # type: ignore[arg-type]
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an older checkpoint would be taken in silence, and the good one kept aside as damaged."""
+    save(tmp_path, 10, 20)
+    later = manager(tmp_path, Writer(2))
+
+    def empty(*_given: Any, **_named: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nand where")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", empty)
+        with pytest.raises(TorchrelayError, match=r"^there is not enough memory on this machine for 'model/") as raised:
+            later.restore()
+    assert not isinstance(raised.value, CheckpointError)
+    assert not any(manifest.DAMAGED in files for files in LocalStorage(tmp_path).contents("checkpoints").values())
+    found = later.restore()
+    assert found is not None
+    assert found.step == 20
 
 
 def test_a_run_without_checkpoints_restores_nothing(tmp_path: Path) -> None:

@@ -68,3 +68,12 @@ def test_each_file_is_read_by_one_rank_and_everyone_has_all(
     damaged.write_bytes(content)
     assert [one["step"] for one in gang(tmp_path, restored_by, "restore", *how.split())] == [1] * restored_by
     assert storage.size(f"{newest.folder}/{manifest.DAMAGED}") is not None
+
+
+def test_a_rank_that_is_short_of_memory_ends_the_restore_on_all(tmp_path: Path) -> None:
+    gang(tmp_path, 2, "save")
+    ends = gang(tmp_path, 2, "restore", "short")
+    assert {one["kind"] for one in ends} == {"TorchrelayError"}
+    assert all("rank 1: there is not enough memory on this machine to restore" in one["error"] for one in ends)
+    storage = LocalStorage(tmp_path)
+    assert [storage.size(f"{one.folder}/{manifest.DAMAGED}") for one in manifest.committed(storage)] == [None, None]

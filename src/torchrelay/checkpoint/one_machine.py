@@ -20,9 +20,9 @@ import xxhash
 
 from torchrelay.checkpoint.dtypes import dtype_of, writable_bytes
 from torchrelay.checkpoint.lending import Lent, addresses, borrowed
-from torchrelay.checkpoint.reader import empty_tensor, places_in_file, read_exactly
+from torchrelay.checkpoint.reader import empty_tensor, no_memory, places_in_file, read_exactly
 from torchrelay.checkpoint.streaming import Put, Stream, into_memory
-from torchrelay.contract.errors import CheckpointError, StorageError
+from torchrelay.contract.errors import CheckpointError, TorchrelayError
 from torchrelay.contract.manifest import Manifest, TensorEntry, check_hash, owner, reading
 from torchrelay.contract.safetensors_file import DTYPES
 from torchrelay.contract.storage import Storage, on_object_storage
@@ -59,7 +59,7 @@ class ReadingTogether:
     """One rank's part in reading a checkpoint's tensors together. `places`: those that all ranks have a place for."""
 
     def __init__(self, source: Source, places: Mapping[str, torch.Tensor], group: dist.ProcessGroup) -> None:
-        """Raises: CheckpointError when there is not enough memory."""
+        """Raises: TorchrelayError when there is not enough memory."""
         self._source, self._places, self._group = source, places, group
         far = on_object_storage(source.storage)
         most = _PART_BYTES_FAR if far else _PART_BYTES
@@ -73,14 +73,14 @@ class ReadingTogether:
             self._windows = {source.rank: self._lent[0].memory()}
         except OSError as error:
             self.close()
-            raise CheckpointError(f"no memory to restore {source.folder}: {error.strerror}") from None
+            raise no_memory(f"to restore {source.folder}", error) from None
         self._streams: dict[str, Stream] = {}
 
     def read(self) -> None:
         """Read this rank's files and verify all of them; take what this rank has a place for from the others'.
 
         Collective: yes. After a problem of any rank all end at the same part, and those that have none return.
-        Raises: CheckpointError for damage, StorageError.
+        Raises: CheckpointError for damage, StorageError, TorchrelayError when memory runs out.
         """
         heard = addresses(self._lent, self._group, self._source.world_size)
         problem = _problem(partial(self._map, heard))
@@ -200,7 +200,7 @@ def _into_lent(lent: Lent, begin: int, folder: str) -> Put:
         try:
             lent.write(begin + at, data)
         except OSError as error:
-            raise CheckpointError(f"no memory to restore {folder}: {error.strerror}") from None
+            raise no_memory(f"to restore {folder}", error) from None
 
     return put
 
@@ -208,6 +208,6 @@ def _into_lent(lent: Lent, begin: int, folder: str) -> Put:
 def _problem(work: Callable[[], object]) -> Exception | None:
     try:
         work()
-    except (CheckpointError, StorageError) as error:
+    except TorchrelayError as error:
         return error
     return None

@@ -9,7 +9,7 @@ import xxhash
 
 from torchrelay.checkpoint.dtypes import dtype_of, writable_bytes
 from torchrelay.contract import strict_json
-from torchrelay.contract.errors import CheckpointError
+from torchrelay.contract.errors import CheckpointError, TorchrelayError
 from torchrelay.contract.manifest import (
     READ_BYTES,
     Manifest,
@@ -25,7 +25,7 @@ _RANK_FILE = re.compile(r"rank-(\d{5,9})\.")
 
 
 def memory_for(manifest: Manifest, names: Iterable[str], places: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors to be filled: those of `places`, else new ones. Raises: CheckpointError without enough memory."""
+    """Tensors to be filled: those of `places`, else new ones. Raises: TorchrelayError without enough memory."""
     return {name: places[name] if name in places else empty_tensor(manifest, name) for name in names}
 
 
@@ -46,12 +46,21 @@ def read_json(storage: Storage, folder: str, manifest: Manifest, name: str) -> A
 
 
 def empty_tensor(manifest: Manifest, name: str) -> torch.Tensor:
-    """Memory for one tensor, on the host. Raises: CheckpointError when there is not enough of it."""
+    """Memory for one tensor, on the host. Raises: TorchrelayError when there is not enough of it."""
     entry = manifest.tensors[name]
     try:
         return torch.empty(entry.shape, dtype=dtype_of(entry.dtype))
     except (RuntimeError, MemoryError) as error:
-        raise CheckpointError(f"no memory for {name[:80]!r}, {entry.dtype} {list(entry.shape)}: {error}") from None
+        raise no_memory(f"for {name[:80]!r}, {entry.dtype} {list(entry.shape)}", error) from None
+
+
+def no_memory(what_for: str, error: Exception) -> TorchrelayError:
+    """That this machine is short of memory: no damage, which would have the checkpoint passed over for an older one.
+
+    Its files are there in the sizes that the manifest says, so it claims no more than it has.
+    """
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+    return TorchrelayError(f"there is not enough memory on this machine {what_for}: {said}")
 
 
 def read_file(storage: Storage, folder: str, name: str, manifest: Manifest, tensors: dict[str, torch.Tensor]) -> None:

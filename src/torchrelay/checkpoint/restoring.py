@@ -183,12 +183,12 @@ class _Loading(contextlib.ExitStack):
         """Spread what has been read, now that all of it is known to be whole, and put the state together."""
         manifest, rank = self._known, self._world.rank
         if self._spreading is not None:
-            if self._together is not None:
-                self._tensors = self._together.tensors(self._wants)
-            else:
+            if self._together is None:
                 self._spreading.tensors(manifest, self._tensors, self._reader)
             mine = strict_json.in_order(self._json[STATE]) if STATE in self._json else None
             self._json[STATE] = strict_json.parse(self._spreading.bytes(mine, self._reader(STATE)), STATE)
+        if self._together is not None:  # takes memory, and what it lacks must not keep the others waiting
+            self._tensors = self._together.tensors(self._wants)
         shared, private = decode(self._json[STATE], self._tensors, STATE), None
         own = rank_file(rank, "json")
         if rank < manifest.world_size:
