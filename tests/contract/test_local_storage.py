@@ -59,6 +59,25 @@ def test_of_many_creators_exactly_one_wins(storage: LocalStorage) -> None:
     assert len(winners) == 1
 
 
+def test_a_link_whose_answer_was_lost_is_a_success(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS sends the request again, and finds the name taken, by itself."""
+    link = os.link
+
+    def sent_twice(*given: Path) -> None:
+        link(*given)
+        link(*given)
+
+    monkeypatch.setattr(os, "link", sent_twice)
+    storage.create("claim", b"mine")
+    assert storage.read("claim") == b"mine"
+    with pytest.raises(FileExistsError):
+        storage.create("claim", b"mine")
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # and where the name is taken after the first look
+    with pytest.raises(FileExistsError):
+        storage.create("claim", b"mine")
+    assert os.listdir(storage.root) == ["claim"]
+
+
 def test_replace_and_append(storage: LocalStorage) -> None:
     storage.replace("h", b"old")
     storage.replace("h", b"new")

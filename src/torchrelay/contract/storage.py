@@ -142,6 +142,10 @@ class LocalStorage:
             temporary = self._write_temporary(file, chunks, seen)
             try:
                 os.link(temporary, file)  # unlike a rename, fails when the name is taken
+            except FileExistsError:
+                if temporary.stat().st_nlink == 1:
+                    raise
+                # It was taken by this very call: NFS sent it again when the answer was lost, see open(2) on O_EXCL.
             finally:
                 temporary.unlink()
             _sync_folder(file.parent)
