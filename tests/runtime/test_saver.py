@@ -12,7 +12,7 @@ from alone import Alone
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract import layout, manifest
-from torchrelay.contract.errors import ConfigError, StorageError, SupersededError
+from torchrelay.contract.errors import CheckpointError, ConfigError, StorageError, SupersededError
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.training import Checkpoint
@@ -197,6 +197,42 @@ def test_the_last_save_waits_for_the_one_under_way(tmp_path: Path) -> None:
     saver.save_now(state(20, torch.zeros(5)))  # is under way already
     assert [one.step for one in manifest.committed(storage)] == [20, 13, 10]
     assert restored(tmp_path).shared["model"]["w"].sum() == 5
+
+
+class Unheard(LocalStorage):
+    """Storage that takes the first manifest, and then is away for so long that the save fails and cannot be cleaned."""
+
+    away: bool | None = None
+
+    def create(self, path: str, *chunks: Any, **options: Any) -> None:
+        super().create(path, *chunks, **options)
+        if path.endswith(layout.MANIFEST) and self.away is None:
+            self.away = True
+            raise StorageError("no answer")
+
+    def delete(self, path: str) -> None:
+        if self.away:
+            raise StorageError("no answer")
+        super().delete(path)
+
+    def size(self, path: str) -> int | None:
+        if self.away:  # the last that a failed save asks for
+            self.away = False
+            raise StorageError("no answer")
+        return super().size(path)
+
+
+def test_a_save_that_was_committed_although_it_failed_is_taken_for_saved(tmp_path: Path) -> None:
+    storage = Unheard(tmp_path)
+    saver, told = saver_on(storage)
+    saver.save_now(state(10, torch.ones(5)))
+    assert storage.away is False
+    assert told[0] == (10, "no answer")
+    assert told[1].step == 10
+    assert [manifest.verify(storage, one.folder) for one in manifest.committed(storage)] == [[]]
+    again, _ = saver_on(LocalStorage(tmp_path))
+    with pytest.raises(CheckpointError, match="is committed already, and a checkpoint never changes"):
+        again.save_now(state(10, torch.zeros(5)))
 
 
 def test_a_failing_process_gives_the_save_under_way_a_chance(tmp_path: Path) -> None:

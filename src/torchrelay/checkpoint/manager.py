@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torchrelay.checkpoint.exchange import Exchange, World
@@ -22,7 +22,7 @@ from torchrelay.checkpoint.writer import Staged, Written, plan, stage, staged_by
 from torchrelay.contract import layout, manifest_format, records
 from torchrelay.contract.errors import ConfigError, StorageError, SupersededError, TorchrelayError
 from torchrelay.contract.layout import MANIFEST, Writer
-from torchrelay.contract.manifest import Manifest, private_prefix
+from torchrelay.contract.manifest import Manifest, private_prefix, read_manifest
 from torchrelay.contract.manifest_format import files_from_json, tensor_from_json, tensor_to_json
 from torchrelay.contract.retention import Retention
 from torchrelay.contract.settings import Json
@@ -208,7 +208,7 @@ class CheckpointManager:
             about=self._about,
         )
         self._check_fencing()
-        self._create_manifest(f"{written.folder}/{MANIFEST}", manifest_format.dump(manifest))
+        self._create_manifest(written.folder, manifest)
         return {"bytes": manifest.size_bytes}
 
     def _check_fencing(self) -> None:
@@ -220,11 +220,14 @@ class CheckpointManager:
                 f"(restart {newest.restart}) owns the run at {self._storage.url}"
             )
 
-    def _create_manifest(self, path: str, data: bytes) -> None:
+    def _create_manifest(self, folder: str, manifest: Manifest) -> None:
+        path = f"{folder}/{MANIFEST}"
         try:
-            self._storage.create(path, data)
+            self._storage.create(path, manifest_format.dump(manifest))
         except FileExistsError:
-            raise SupersededError(f"{path} is there already: another process writes as {self._writer}") from None
+            there = replace(read_manifest(self._storage, folder), created_at=manifest.created_at)
+            if manifest_format.dump(there) != manifest_format.dump(manifest):  # else by an earlier try of this save
+                raise SupersededError(f"{path} is there already: another process writes as {self._writer}") from None
         except BaseException:
             # It may be there although the call failed. The other ranks have not been told yet and keep their files.
             with contextlib.suppress(TorchrelayError):

@@ -17,7 +17,7 @@ from torchrelay.checkpoint.state import Encoded
 from torchrelay.contract import safetensors_file, strict_json
 from torchrelay.contract.errors import CheckpointError
 from torchrelay.contract.layout import MANIFEST, STATE
-from torchrelay.contract.manifest import FileEntry, Piece, TensorEntry, rank_file
+from torchrelay.contract.manifest import FileEntry, Piece, TensorEntry, rank_file, read_manifest
 from torchrelay.contract.safetensors_file import DTYPES
 from torchrelay.contract.settings import Json
 from torchrelay.contract.storage import Chunk, Storage
@@ -130,20 +130,35 @@ def _create(storage: Storage, written: Written, name: str, chunks: list[Chunk]) 
     path = f"{written.folder}/{name}"
     written.begun.append(name)
     try:
-        checksum = _write(storage, path, chunks)
+        entry = _write(storage, path, chunks)
     except FileExistsError:
-        if storage.size(f"{written.folder}/{MANIFEST}") is not None:
-            raise CheckpointError(f"{written.folder} is committed already, and a checkpoint never changes") from None
-        storage.delete(path)  # left by an earlier try of this gang whose cleaning failed too
-        checksum = _write(storage, path, chunks)
-    written.files[name] = FileEntry(sum(len(chunk) for chunk in chunks), checksum)
+        if storage.size(f"{written.folder}/{MANIFEST}") is None:
+            storage.delete(path)  # left by an earlier try of this gang whose cleaning failed too
+            entry = _write(storage, path, chunks)
+        else:
+            entry = _committed(storage, written.folder, name, chunks)
+    written.files[name] = entry
 
 
-def _write(storage: Storage, path: str, chunks: list[Chunk]) -> str:
-    """Returns the checksum. What is hashed just before it is written is read from memory once, not twice."""
+def _write(storage: Storage, path: str, chunks: list[Chunk]) -> FileEntry:
+    """What is hashed just before it is written is read from memory once, not twice."""
     hasher = xxhash.xxh3_128()
     storage.create(path, *chunks, seen=hasher.update)
-    return hasher.hexdigest()
+    return FileEntry(sum(len(chunk) for chunk in chunks), hasher.hexdigest())
+
+
+def _committed(storage: Storage, folder: str, name: str, chunks: list[Chunk]) -> FileEntry:
+    """A file that an earlier try has committed although it failed: the answer to its manifest was lost.
+
+    Raises: CheckpointError if it is not the same.
+    """
+    hasher = xxhash.xxh3_128()
+    for chunk in chunks:
+        hasher.update(chunk)
+    entry = FileEntry(sum(len(chunk) for chunk in chunks), hasher.hexdigest())
+    if read_manifest(storage, folder).files.get(name) != entry:
+        raise CheckpointError(f"{folder} is committed already, and a checkpoint never changes")
+    return entry
 
 
 def _entry(tensor: torch.Tensor, kind: Literal["weights", "state"], pieces: tuple[Piece, ...]) -> TensorEntry:
