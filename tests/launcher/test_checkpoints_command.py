@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import xxhash
 
-from torchrelay.contract import layout, manifest_format, records, safetensors_file
+from torchrelay.contract import layout, manifest, manifest_format, records, retention, safetensors_file
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.manifest import FileEntry, Manifest, Piece, TensorEntry
 from torchrelay.contract.storage import LocalStorage
@@ -106,6 +106,21 @@ def test_verify_names_the_damaged_file(run_storage: LocalStorage, capsys: pytest
     assert command(capsys, "verify", run_storage.url, "--step", "50")[0] == 0
     problems = as_json(capsys, "verify", run_storage.url, "--step", "30")[0]["problems"]
     assert len(problems) == 1
+
+
+def test_verify_leaves_out_what_the_run_deletes_meanwhile(
+    run_storage: LocalStorage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading takes long, and a run that goes on deletes its oldest checkpoints."""
+    verify = manifest.verify
+
+    def slowly(storage: LocalStorage, folder: str) -> list[str]:
+        retention.delete_checkpoint(storage, layout.checkpoint_folder(10, Writer(1)))
+        return verify(storage, folder)
+
+    monkeypatch.setattr(manifest, "verify", slowly)
+    assert [entry["step"] for entry in as_json(capsys, "verify", run_storage.url)] == [50, 40, 30, 20]
+    assert command(capsys, "verify", run_storage.url)[0] == 0
 
 
 def test_digest_is_of_the_newest_whole_one(run_storage: LocalStorage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -49,6 +49,29 @@ def test_any_safetensors_tool_reads_the_tensors_by_name(tmp_path: Path) -> None:
     found = load_file(tmp_path / folder / "rank-00000.safetensors")
     assert torch.equal(found["model/w"], SHARED["model"]["w"])  # type: ignore[arg-type]
     assert torch.equal(found["rank/00000/rng"], PRIVATE["rng"])  # type: ignore[arg-type]
+
+
+class Overtaken(LocalStorage):
+    """Storage in which the attempt before still commits while this one reads, and deletes what it need not keep."""
+
+    late = False
+
+    def open(self, path: str) -> BinaryIO:
+        if not self.late:
+            self.late = True
+            save(self.root, 20, keep_last=1)
+        return super().open(path)
+
+
+def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 10, keep_last=1)
+    found = manager(Overtaken(tmp_path), Writer(2)).restore()
+    assert found is not None
+    assert found.step == 20
+    assert "was deleted while it was read" in caplog.text
+    assert os.listdir(tmp_path / "checkpoints") == ["step-000000020-a0001-r00"]
 
 
 def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,8 +62,7 @@ def _list(storage: Storage, args: argparse.Namespace) -> int:
 
 
 def _verify(storage: Storage, args: argparse.Namespace) -> int:
-    chosen = _chosen(storage, args.step)
-    found = {one: manifest.verify(storage, one.folder) for one in chosen}
+    found = manifest.damage(storage, _chosen(storage, args.step))
     if args.json:
         entries = [{"folder": one.folder, "step": one.step, "problems": problems} for one, problems in found.items()]
         print(json.dumps(entries, indent=1))
@@ -99,7 +98,8 @@ def _prune(storage: Storage, args: argparse.Namespace) -> int:
     writer = records.newest_writer(storage) or Writer(0)
     damaged: list[str] = []
     if args.damaged:  # before anything is chosen: what is damaged must not count as one of those that are kept
-        damaged = [one.folder for one in manifest.committed(storage) if manifest.verify(storage, one.folder)]
+        found = manifest.damage(storage, manifest.committed(storage))
+        damaged = [one.folder for one, problems in found.items() if problems]
     gone = Retention(storage, writer, policy).to_delete(damaged) + damaged
     if not args.dry_run:
         for folder in gone:

@@ -27,7 +27,7 @@ from torchrelay.checkpoint.spreading import Spreading
 from torchrelay.checkpoint.state import decode
 from torchrelay.contract import manifest_format, strict_json
 from torchrelay.contract.errors import CheckpointError, StorageError
-from torchrelay.contract.layout import STATE, Writer
+from torchrelay.contract.layout import MANIFEST, STATE, Writer
 from torchrelay.contract.manifest import DAMAGED, Manifest, check_size, committed, owner, rank_file, read_manifest
 from torchrelay.contract.settings import Json
 from torchrelay.contract.storage import Storage
@@ -66,20 +66,27 @@ class Restoring:
 
         Collective: yes
         """
-        found = self._exchange.agree(lambda: None, lambda _: self._candidates(step))
-        problems = []
-        for folder in found:
+        problems: dict[str, str] = {}
+        while (folder := self._next(step, problems)) is not None:
             restored = self._load(_Loading(self._storage, folder, self._world, self._spreading, places))
             if isinstance(restored, Restored):
                 return restored
-            problems.append(restored)
+            problems[folder] = restored
             self._exchange.agree(partial(self._pass_over, folder, restored), lambda _: None)
         if problems:
             raise CheckpointError(
-                f"no checkpoint that could be restored is whole: {'; '.join(problems[:3])}. `torchrelay checkpoints "
-                "verify` says more; after `torchrelay checkpoints prune --damaged` the run starts from the beginning"
+                f"no checkpoint that could be restored is whole: {'; '.join(list(problems.values())[:3])}. `torchrelay "
+                "checkpoints verify` says more; after `torchrelay checkpoints prune --damaged` the run starts from the "
+                "beginning"
             )
         return None
+
+    def _next(self, step: int | None, tried: Mapping[str, str]) -> str | None:
+        """The newest that was not tried. Looks anew each time: an attempt that this one follows may just have committed
+        its last one and deleted an older one.
+        """
+        found = self._exchange.agree(lambda: None, lambda _: self._candidates(step))
+        return next((folder for folder in found if folder not in tried), None)
 
     def _load(self, loading: "_Loading") -> Restored | str:
         """The checkpoint, or what is wrong with it, on all ranks alike."""
@@ -103,6 +110,10 @@ class Restoring:
         """Say that a checkpoint is damaged, and leave a mark by which retention neither counts nor deletes it."""
         if self._world.rank != 0:
             return
+        with contextlib.suppress(StorageError):
+            if self._storage.size(f"{folder}/{MANIFEST}") is None:
+                logger.warning("the checkpoint %s was deleted while it was read", folder)
+                return
         logger.warning("passing over the damaged checkpoint %s: %s", folder, problem)
         with contextlib.suppress(StorageError, FileExistsError):
             mark = json.dumps({"problem": problem, "found_by": str(self._writer), "at": time.time()})

@@ -37,6 +37,7 @@ __all__ = [
     "check_slots",
     "committed",
     "committed_in",
+    "damage",
     "digest",
     "newest_committed",
     "newest_good",
@@ -153,6 +154,16 @@ def verify(storage: Storage, folder: str) -> list[str]:
     return problems
 
 
+def damage(storage: Storage, checkpoints: Sequence[Committed]) -> dict[Committed, list[str]]:
+    """What is wrong with each checkpoint. Those that a run has deleted while they were read are left out."""
+    found = {}
+    for one in checkpoints:
+        problems = verify(storage, one.folder)
+        if not problems or storage.size(f"{one.folder}/{layout.MANIFEST}") is not None:
+            found[one] = problems
+    return found
+
+
 def digest(storage: Storage, folder: str) -> Digest:
     """Hashes of a checkpoint's content, however it lies in files. Raises: CheckpointError if it is damaged."""
     problems = verify(storage, folder)
@@ -169,7 +180,8 @@ def digest(storage: Storage, folder: str) -> Digest:
             if entry.kind == "weights":
                 weights.update(line)
     for name in (layout.STATE, *(rank_file(rank, "json") for rank in range(manifest.world_size))):
-        value = strict_json.parse(storage.read(f"{folder}/{name}"), f"{folder}/{name}")
+        with reading(f"{folder}/{name}"):
+            value = strict_json.parse(storage.read(f"{folder}/{name}"), f"{folder}/{name}")
         state.update(strict_json.canonical([name, xxhash.xxh3_128_hexdigest(strict_json.canonical(value))]) + b"\n")
     return Digest(manifest.step, weights.hexdigest(), state.hexdigest())
 
