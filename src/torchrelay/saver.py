@@ -199,8 +199,8 @@ class Saver:
 
 
 def better(keep: KeepBest, value: float, best: float | None) -> bool:
-    """Whether a metric's value is better than the best so far; a NaN never is."""
-    if math.isnan(value):
+    """Whether a metric's value is better than the best so far; what is no finite number never is."""
+    if not math.isfinite(value):
         return False
     if best is None:
         return True

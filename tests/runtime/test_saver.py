@@ -1,6 +1,7 @@
 """Saving beside the training: what is copied when, one save at a time, and what a failure does."""
 
 import logging
+import math
 import threading
 import time
 from pathlib import Path
@@ -15,9 +16,9 @@ from torchrelay.contract import layout, manifest
 from torchrelay.contract.errors import CheckpointError, ConfigError, StorageError, SupersededError
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.storage import LocalStorage
-from torchrelay.contract.training import Checkpoint
+from torchrelay.contract.training import Checkpoint, KeepBest
 from torchrelay.contract.units import Interval
-from torchrelay.saver import Saver, Saving, State
+from torchrelay.saver import Saver, Saving, State, better
 
 LIMIT_S = 20.0
 
@@ -245,3 +246,12 @@ def test_a_failing_process_gives_the_save_under_way_a_chance(tmp_path: Path) -> 
     storage.gate.set()
     saver.settle(LIMIT_S)
     assert [one.step for one in told] == [10]
+
+
+@pytest.mark.parametrize(("mode", "value"), [("min", -math.inf), ("max", math.inf), ("min", math.nan)])
+def test_a_metric_that_is_no_finite_number_is_never_the_best(mode: Any, value: float) -> None:
+    """As for retention; after minus infinity nothing else would ever be better."""
+    keep = KeepBest("loss", mode)
+    assert not better(keep, value, None)
+    assert not better(keep, value, 0.5)
+    assert better(keep, 0.5, None)
