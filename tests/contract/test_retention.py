@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchrelay.contract import manifest_format, retention
+from torchrelay.contract.errors import StorageError
 from torchrelay.contract.layout import Writer, checkpoint_folder
 from torchrelay.contract.manifest import Committed, FileEntry, Manifest
 from torchrelay.contract.retention import Candidate, Retention, superfluous
@@ -126,3 +127,24 @@ def test_a_manifest_is_read_once_and_a_size_each_time(tmp_path: Path) -> None:
     checkpoint(storage, 5)
     checkpoint(storage, 6)
     assert sweeping.apply() == [checkpoint_folder(1, Writer(1))]
+
+
+class Stuck(LocalStorage):
+    """Keeps one checkpoint, as a file system that somebody else owns."""
+
+    def delete(self, path: str) -> None:
+        if "step-000000004" in path:
+            raise StorageError("not permitted")
+        super().delete(path)
+
+
+def test_one_that_cannot_be_deleted_does_not_keep_the_others(tmp_path: Path) -> None:
+    """Else it would come first each time, and the disk would fill up behind it."""
+    storage = Stuck(tmp_path)
+    for step in range(1, 6):
+        checkpoint(storage, step)
+    sweeping = Retention(storage, Writer(1), Checkpoint(keep_last=1))
+    for _ in range(2):  # after two commits
+        with pytest.raises(StorageError, match="not permitted"):
+            sweeping.apply()
+    assert storage.list("checkpoints") == ["step-000000004-a0001-r00", "step-000000005-a0001-r00"]

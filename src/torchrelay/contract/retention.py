@@ -53,12 +53,15 @@ class Retention:
         self._storage, self._writer, self._policy = storage, writer, policy
         self._forks: list[Fork] | None = None  # a later one comes with an attempt that owns the run from then on
         self._known: dict[str, _Known] = {}
+        self._stuck: set[str] = set()  # what could not be deleted the last time
 
     def apply(self) -> list[str]:
-        """Delete what is not kept. Returns the folders deleted. Raises: StorageError."""
-        gone = self.to_delete()
+        """Delete what is not kept. Returns the folders deleted. Raises: StorageError at the first that cannot be."""
+        gone = sorted(self.to_delete(), key=lambda folder: folder in self._stuck)  # these must not keep the others
         for folder in gone:
+            self._stuck.add(folder)
             delete_checkpoint(self._storage, folder)
+            self._stuck.remove(folder)
         return gone
 
     def to_delete(self, damaged: Collection[str] = ()) -> list[str]:
