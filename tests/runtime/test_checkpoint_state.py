@@ -141,6 +141,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a 4-bit tensor": (torch.empty(2, dtype=torch.uint8).view(torch.uint4), r"a tensor of dtype torch\.uint4 cannot"),
     "a packed float4 tensor": (torch.empty(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), r"float4_e2m1fn_x2"),
     "a tensor of another class": (torch.zeros(1).as_subclass(type("Mine", (torch.Tensor,), {})), r"class .*Mine"),
+    "a parameter of another class": (
+        torch.nn.Parameter(torch.zeros(1).as_subclass(type("Mine", (torch.Tensor,), {}))),
+        r"class .*Mine",
+    ),
     "a lazy parameter": (torch.nn.LazyLinear(2).weight, r"class .*UninitializedParameter|has not run yet"),
 }
 

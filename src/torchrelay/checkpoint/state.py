@@ -140,7 +140,8 @@ class _Encoder:
 
 def unsavable(tensor: torch.Tensor) -> str | None:
     """What is special about a tensor whose bytes alone do not say all of it, or None for an ordinary one."""
-    if not isinstance(tensor, torch.nn.Parameter) and type(tensor) not in (torch.Tensor, torch.nn.Buffer):
+    kind = type(tensor)  # by isinstance, a parameter of any class would be an nn.Parameter
+    if not issubclass(kind, torch.nn.Parameter) and kind not in (torch.Tensor, torch.nn.Buffer):
         return f"a tensor of class {_type(tensor)}"
     if type(tensor).__name__.startswith("Uninitialized"):
         return "a parameter of a lazy module that has not run yet"
