@@ -40,6 +40,14 @@ def test_limits_are_numbers_above_0(value):
         ({"endpoint_url": "https://user:word@minio:9000"}, "endpoint_url"),
         ({"account_url": "https://x.blob.core.windows.net/?sig=abc"}, "account_url"),
         ({"s3_additional_kwargs": {"SSECustomerKey": "x"}}, "s3_additional_kwargs.SSECustomerKey"),
+        ({"client_kwargs": {"accountKey": "x"}}, "client_kwargs.accountKey"),
+        ({"connectionString": "x"}, "connectionString"),
+        ({"headers": {"X-Api-Key": "x"}}, "headers.X-Api-Key"),
+        ({"headers": {"X-Auth": "Bearer abc"}}, "headers.X-Auth"),
+        ({"passphrase": "x"}, "passphrase"),
+        ({"account": "AccountName=a;AccountKey=abc==;"}, "account"),
+        ({"client_kwargs": {"id": "AKIAIOSFODNN7EXAMPLE"}}, "client_kwargs.id"),
+        ({"cert": "-----BEGIN RSA PRIVATE KEY-----"}, "cert"),
     ],
 )
 def test_secrets_are_refused_by_name_and_never_shown(options, name):

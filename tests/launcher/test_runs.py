@@ -107,6 +107,13 @@ def test_storage_comes_from_the_option_then_the_environment_then_the_spec(
     assert storage_url("/option", "spec") == "/option"
 
 
+@pytest.mark.parametrize("url", ["sftp://me:hunter2@host/runs", "az://runs/a?sv=1&sig=hunter2"])
+def test_a_url_with_a_secret_in_it_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match="has a secret in it") as caught:
+        storage_url(url)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_run_is_found_by_path_id_and_unique_start(run: Storage, tmp_path: Path) -> None:
     root = str(tmp_path / "runs")
     run_id = run.url.rpartition("/")[2]

@@ -70,6 +70,7 @@ WRONG = [
     (SCRIPT + "storage_options: {key: 12345678}\n", "storage_options.key: this looks like a secret"),
     (SCRIPT + "storage_options: {a: [{password: x}]}\n", "storage_options.a.0.password: this looks like a secret"),
     (SCRIPT + "storage_options: {url: 'http://me:pass@host'}\n", "storage_options.url: this looks like a secret"),
+    (SCRIPT + "storage: sftp://me:hunter2@host/runs\n", "storage: this looks like a secret"),
     (SCRIPT + "storage_options: {retry_s: 0}\n", "storage_options.retry_s: expected a number above 0, not 0"),
     (SCRIPT + "storage_options: {parallel: 1.5}\n", "storage_options.parallel: expected a whole number above 0"),
 ]

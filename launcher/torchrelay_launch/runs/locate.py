@@ -5,7 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
-from torchrelay.contract import environment, layout
+from torchrelay.contract import environment, layout, storage_options
 from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.storage import Storage, open_storage
 from torchrelay_launch.spec.models import JobSpec
@@ -15,8 +15,13 @@ _STAMP = re.compile(r"-\d{8}-\d{6}-.*")
 
 
 def storage_url(option: str | None, spec_storage: str | None = None) -> str:
-    """Where runs are kept: the option, TORCHRELAY_STORAGE, the spec's `storage:`, else ./runs; local paths absolute."""
+    """Where runs are kept: the option, TORCHRELAY_STORAGE, the spec's `storage:`, else ./runs; local paths absolute.
+
+    Raises: ConfigError for a URL with a secret in it.
+    """
     url = option or os.environ.get(environment.STORAGE) or spec_storage or DEFAULT_STORAGE
+    if "://" in url and storage_options.secrets_in({"storage": url}):
+        raise ConfigError("the storage's URL has a secret in it, and would be shown; leave it in the environment")
     return url if "://" in url else str(Path(url).expanduser().absolute())
 
 

@@ -1,4 +1,4 @@
-"""Rules for `storage_options:`."""
+"""Rules for `storage:` and `storage_options:`."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ _SECTION = "storage_options"
 
 
 def check_storage(found: Decoded) -> None:
-    """Add problems of storage options: secrets written down, and bad values of torchrelay's own."""
+    """Add problems of storage and its options: secrets written down, and bad values of torchrelay's own."""
     for path, place, _ in _secrets(found):
         text = f"{path}: this looks like a secret, and a spec is stored with the run"
         hint = "take it out: leave it in the environment and name that variable under `secrets:`, or use a profile"
@@ -28,16 +28,18 @@ def check_storage(found: Decoded) -> None:
 
 
 def storage_secrets(found: Decoded) -> list[str]:
-    """The texts of options that look like secrets."""
+    """The texts of options, and of a URL, that look like secrets."""
     return [line.strip() for *_, scalar in _secrets(found) for line in scalar.text.splitlines()]
 
 
 def _secrets(found: Decoded) -> list[tuple[str, Place, Scalar]]:
     """Path, place of the key, and value of all that looks like a secret, whether or not it could be read."""
-    options = found.nodes.get(_SECTION)
-    if not isinstance(options, Mapping):
-        return []
-    leaves = _leaves(options, _SECTION, "", options.place)
+    leaves: list[tuple[str, str, Place, Scalar]] = []
+    url, options = found.nodes.get("storage"), found.nodes.get(_SECTION)
+    if isinstance(url, Scalar):
+        leaves.append(("storage", "", url.place, url))
+    if isinstance(options, Mapping):
+        leaves += _leaves(options, _SECTION, "", options.place)
     return [(path, place, scalar) for path, key, place, scalar in leaves if secrets_in({key: _value(scalar)})]
 
 

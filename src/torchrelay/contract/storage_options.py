@@ -37,13 +37,20 @@ _SECRET_WORDS = (
     "access_key",
     "account_key",
     "private_key",
-    "customerkey",
+    "customer_key",
+    "api_key",
+    "shared_key",
     "connection_string",
+    "passphrase",
+    "cookie",
 )
-_SECRET_NAMES = ("key", "auth", "authorization", "username", "user", "fs_options", "storage_account_key")
+_SECRET_NAMES = ("key", "auth", "authorization", "username", "user", "fs_options", "pass", "pwd", "conn_str")
 _HARMLESS_TOKENS = ("anon", "cloud", "google_default")  # gcsfs: where to look for credentials, not credentials
 _USER_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _SIGNED_URL = re.compile(r"[?&](sig|X-Amz-Signature|X-Goog-Signature)=", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"AccountKey=|SharedAccessSignature=|-----BEGIN [A-Z ]*PRIVATE KEY|\bBearer \S|\bAKIA[0-9A-Z]{16}\b"
+)
 
 
 def split(options: dict[str, Json]) -> tuple[RequestLimits, dict[str, Any]]:
@@ -105,14 +112,19 @@ def _leaves(value: Json, name: str, key: str = "") -> list[tuple[str, str, Json]
 
 
 def _is_secret(key: str, value: Json) -> bool:
-    if isinstance(value, str) and (_USER_IN_URL.search(value) or _SIGNED_URL.search(value)):
+    if isinstance(value, str) and any(one.search(value) for one in (_USER_IN_URL, _SIGNED_URL, _SECRET_TEXT)):
         return True
     if value is None or isinstance(value, bool):
         return False
-    name = key.lower().replace("-", "_")
+    name = _joined(key)
     if name == "token" and value in _HARMLESS_TOKENS:
         return False
-    return name in _SECRET_NAMES or any(word in name for word in _SECRET_WORDS)
+    return name in map(_joined, _SECRET_NAMES) or any(_joined(word) in name for word in _SECRET_WORDS)
+
+
+def _joined(name: str) -> str:
+    """A name however it is written: account_key, account-key, accountKey."""
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _positive(name: str, value: Json) -> Any:
