@@ -152,10 +152,13 @@ def test_what_s3_did_not_delete_is_tried_again_or_an_error(storage, monkeypatch)
             return {"Errors": failure}
         return call(self, doing, key, method, *args, **kwargs)
 
+    pauses = []
     storage.create("folder/file", b"x")
     monkeypatch.setattr(object_connection.Connection, "call", answering)
+    monkeypatch.setattr(object_connection, "pause_s", lambda tries: pauses.append(tries) or 0.0)
     storage.delete("folder")
     assert len(left) == 2
+    assert pauses == [1]  # it said that it had too much to do
     assert storage.list("folder") == []
     storage.create("folder/file", b"x")
     with pytest.raises(StorageError, match=r"cannot delete .*: locked"):

@@ -200,12 +200,12 @@ class _Retries:
         self.earlier = error
         first_touch = object_errors.is_unreachable(error) and not self.connection.touched
         limit_s = min(self.limit_s, _FIRST_TOUCH_S) if first_touch else self.limit_s
-        pause_s = _JITTER.uniform(0.05, min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(self.tries, 10)))
-        if time.monotonic() - self.started + pause_s >= limit_s:
+        wait_s = pause_s(self.tries)
+        if time.monotonic() - self.started + wait_s >= limit_s:
             hint = "; check the endpoint (AWS_ENDPOINT_URL) and the network" if first_touch else ""
             raise StorageError(self._text(error, hint)) from error
-        logger.debug("%s: %s; trying again in %.1f s", self.what, object_errors.in_words(error), pause_s)
-        time.sleep(pause_s)
+        logger.debug("%s: %s; trying again in %.1f s", self.what, object_errors.in_words(error), wait_s)
+        time.sleep(wait_s)
 
     def _raise_if_final(self, error: Exception) -> None:
         if isinstance(error, (ConfigError, StorageError)):
@@ -232,6 +232,11 @@ class _Retries:
         seconds = time.monotonic() - self.started
         tried = f"; tried {self.tries} times in {seconds:.0f} s" if self.tries > 1 else ""
         return object_errors.without_secrets(f"cannot {self.what}{at}: {object_errors.in_words(error)}{tried}{hint}")
+
+
+def pause_s(tries: int) -> float:
+    """Seconds before another try after so many that failed."""
+    return _JITTER.uniform(0.05, min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(tries, 10)))
 
 
 def driver(protocol: str) -> Any:

@@ -8,7 +8,7 @@ import contextlib
 import time
 from typing import BinaryIO
 
-from torchrelay.contract import object_appending, object_reading, object_writing
+from torchrelay.contract import object_appending, object_connection, object_reading, object_writing
 from torchrelay.contract.errors import StorageError
 from torchrelay.contract.object_connection import Connection, connect
 from torchrelay.contract.object_parts import in_parallel
@@ -104,9 +104,13 @@ class ObjectStorage:
         key = self.key(path)
         object_appending.forget(self.connection, key)
         deadline = time.monotonic() + self.connection.limits.retry_s
+        tries = 0
         while not _delete_all(self.connection, _below(self.connection, key)):
-            if time.monotonic() > deadline:
+            tries += 1
+            pause_s = object_connection.pause_s(tries)
+            if time.monotonic() + pause_s > deadline:
                 raise StorageError(f"cannot delete {self.connection.where(key)}: the storage keeps failing")
+            time.sleep(pause_s)
 
     def folder(self, path: str) -> "ObjectStorage":
         return ObjectStorage(self.connection, self.key(path))
