@@ -74,6 +74,16 @@ def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_damaged(
     assert os.listdir(tmp_path / "checkpoints") == ["step-000000020-a0001-r00"]
 
 
+@pytest.mark.parametrize("step", [-1, 10**12])
+def test_a_step_whose_folder_would_not_be_found_is_refused(tmp_path: Path, step: int) -> None:
+    """Tokens can be counted up to there. The checkpoint would be in no list, and the run would start anew."""
+    with pytest.raises(ValueError, match=f"from 0 to 999999999999, not {step}"):
+        save(tmp_path, step)
+    assert not (tmp_path / "checkpoints").exists()
+    save(tmp_path, 10**12 - 1)
+    assert steps(tmp_path) == [10**12 - 1]
+
+
 def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an older checkpoint would be taken in silence, and the good one kept aside as damaged."""
     save(tmp_path, 10, 20)

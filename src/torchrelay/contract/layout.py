@@ -32,6 +32,7 @@ SWEEP_STOP = "stop.json"
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+LARGEST_STEP = 10**12 - 1
 
 
 @dataclass(frozen=True, order=True)
@@ -70,7 +71,9 @@ def node_log(attempt: int, node: int) -> str:
 
 
 def checkpoint_folder(step: int, writer: Writer) -> str:
-    """Path of the folder of one checkpoint."""
+    """Path of the folder of one checkpoint. Raises: ValueError for a step whose folder would not be found again."""
+    if not 0 <= step <= LARGEST_STEP:
+        raise ValueError(f"a checkpoint's step is from 0 to {LARGEST_STEP}, not {step}")
     return f"{CHECKPOINTS}/step-{step:09d}-{writer}"
 
 

@@ -24,6 +24,7 @@ VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")  # no folder, no hidden file, no way out
 _HASH = re.compile(r"[0-9a-f]{32}\Z")
 _RANK_PREFIX = re.compile(r"rank/(\d{5,9})/")
+_LATEST_S = 253402300800.0  # the year 10000
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _FIELDS = {"format", "version", "checksum", "step", "attempt", "restart", "world_size", "samples", "created_at"} | {
     "about",
@@ -189,7 +190,7 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         step=fields["step"],
         writer=Writer(fields["attempt"], fields["restart"]),
         world_size=fields["world_size"],
-        created_at=_number(fields["created_at"], "created_at"),
+        created_at=_moment(fields["created_at"], "created_at"),
         files=files_from_json(fields["files"]),
         tensors=tensors,
         samples=None if fields["samples"] is None else _count(fields["samples"], "samples"),
@@ -267,6 +268,14 @@ def _count(value: Any, name: str) -> int:
     if not is_count(value):
         raise CheckpointError(f"{name[:80]}: not a whole number from 0 on: {str(value)[:40]}")
     return int(value)
+
+
+def _moment(value: Any, name: str) -> float:
+    """Seconds since the epoch, of a year that a calendar can have."""
+    at = _number(value, name)
+    if not 0 <= at < _LATEST_S:
+        raise CheckpointError(f"{name}: not a time: {str(value)[:40]}")
+    return at
 
 
 def _number_to_json(value: float) -> Json:
