@@ -123,8 +123,8 @@ class CheckpointManager:
         rank = self._world.rank
         state = encode(shared), encode(private, private_prefix(rank))
         agreed = plan(state[0], self._world.world_size, from_rank_0)
-        pinned = any(tensor.is_cuda for tensor in state[0].tensors.values())
-        self._staging.prepare(staged_bytes(rank, agreed, state[1]), pinned)
+        device = next((tensor.device for tensor in state[0].tensors.values() if tensor.is_cuda), None)
+        self._staging.prepare(staged_bytes(rank, agreed, state[1]), device)
 
     def restore(self, step: int | None = None, *, into: Mapping[str, Any] | None = None) -> Restored | None:
         """The newest good checkpoint, or the one of a step; None if the run has none yet.

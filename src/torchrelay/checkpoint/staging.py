@@ -32,13 +32,16 @@ class Staging:
         """Bytes of host memory that are taken."""
         return self._buffer.numel()
 
-    def prepare(self, size_bytes: int, pinned: bool) -> None:
-        """Have the memory there before the first save needs it; on a thread of its own, as touching it takes long."""
+    def prepare(self, size_bytes: int, device: torch.device | None) -> None:
+        """Have the memory there before the first save needs it; on a thread of its own, as touching it takes long.
+
+        `device`: the GPU that will copy into it, if there is one.
+        """
         self._wait()
-        if self._fits(size_bytes, pinned):
+        if self._fits(size_bytes, device is not None):
             return
         self._preparing = threading.Thread(
-            target=self._take, args=(size_bytes, pinned), name="checkpoint buffer", daemon=True
+            target=self._take, args=(size_bytes, device), name="checkpoint buffer", daemon=True
         )
         self._preparing.start()
 
@@ -52,7 +55,7 @@ class Staging:
         devices = {tensor.device for tensor, _, _ in listed if tensor.is_cuda}
         self._wait()
         if not self._fits(size, bool(devices)):
-            self._take(size, bool(devices))
+            self._take(size, next(iter(devices), None))
         offset = 0
         for tensor, start, stop in listed:
             end = offset + (stop - start) * tensor.element_size()
@@ -70,12 +73,13 @@ class Staging:
             self._preparing.join()
             self._preparing = None
 
-    def _take(self, size_bytes: int, pinned: bool) -> None:
+    def _take(self, size_bytes: int, device: torch.device | None) -> None:
         self._buffer = torch.empty(0, dtype=torch.uint8)  # the old one goes first
         self._buffer = torch.empty(size_bytes, dtype=torch.uint8)
-        self._pinned = pinned
-        if pinned and size_bytes:
-            _pin(self._buffer)
+        self._pinned = device is not None
+        if device is not None and size_bytes:
+            with torch.cuda.device(device):  # a new thread begins with GPU 0, and registering makes a context there
+                _pin(self._buffer)
         else:
             self._buffer[::_PAGE_BYTES] = 0
 
