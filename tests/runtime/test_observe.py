@@ -75,6 +75,23 @@ def test_clocks(seconds, text):
     assert lines.clock(seconds) == text
 
 
+def test_a_line_that_a_full_disk_took_half_of_costs_no_event(tmp_path, monkeypatch):
+    storage = LocalStorage(tmp_path)
+    log = EventLog(storage, "events/a.jsonl")
+    append = storage.append
+
+    def half(path: str, data: bytes) -> None:
+        append(path, data[: len(data) // 2])
+        raise StorageError("full")
+
+    monkeypatch.setattr(storage, "append", half)
+    log.write("checkpoint", step=1)
+    monkeypatch.setattr(storage, "append", append)
+    log.write("checkpoint", step=2)
+    log.flush()
+    assert [event["step"] for event in events.read_all(storage)] == [1, 2]
+
+
 def test_storage_errors_are_the_only_ones_that_events_swallow(tmp_path, monkeypatch):
     storage = LocalStorage(tmp_path)
     log = EventLog(storage, "events/a.jsonl")

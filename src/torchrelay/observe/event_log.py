@@ -35,8 +35,9 @@ class EventLog:
         if not self._buffer:
             return
         self._flushed = time.monotonic()
+        torn = b"\n" if self._complained else b""  # a full disk has perhaps taken half a line
         try:
-            self._storage.append(self._path, b"".join(events.encode(event) for event in self._buffer))
+            self._storage.append(self._path, torn + b"".join(events.encode(event) for event in self._buffer))
         except (StorageError, OSError) as error:
             if not self._complained:
                 log.warning("events are not written for now: %s", error)
