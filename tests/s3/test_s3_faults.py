@@ -164,3 +164,18 @@ def test_appended_lines_survive_an_outage(proxy, s3_url):
     storage.append("node.log", b"after\n")
     storage.flush()
     assert storage.read("node.log") == b"before\nduring\nafter\n"
+
+
+def test_what_was_refused_is_not_kept_and_waits_for_no_memory(proxy, s3_url, monkeypatch):
+    """Who appends keeps what was refused, and comes again with it: it must not be there twice, nor pile up."""
+    monkeypatch.setattr("torchrelay.contract.object_appending.MOST_WAITING_BYTES", 100)
+    storage = open_storage(s3_url, {**QUICK, "endpoint_url": proxy.url, "retry_s": 1.5})
+    storage.append("node.log", b"a" * 99 + b"\n")
+    proxy.rates = {"503": 1.0}
+    for _ in range(2):
+        with pytest.raises(StorageError, match="503"):
+            storage.append("node.log", b"late\n")
+    proxy.rates = {}
+    storage.append("node.log", b"late\n")
+    storage.flush()
+    assert storage.read("node.log") == b"a" * 99 + b"\nlate\n"

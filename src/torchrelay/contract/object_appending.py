@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 SEGMENT_BYTES = 2**20
 EARLY_BYTES = 2**18  # more than this is not kept until the time is up
 _EXIT_S = 15.0
-MOST_WAITING_BYTES = 8 * 2**20  # more than this is written before `append` returns
+MOST_WAITING_BYTES = 8 * 2**20  # with more than this, `append` first writes what waits
 
 
 class Appender:
@@ -89,13 +89,13 @@ class Appender:
 
 
 def append(connection: Connection, key: str, data: bytes) -> None:
-    """Add to the end of an object, soon. Raises: StorageError when too much waits and cannot be written."""
+    """Add to the end of an object, soon. Raises: StorageError, and takes nothing, when too much waits already."""
     flusher = connection.own("flusher", lambda: _Flusher(connection))
     appender: Appender = connection.appenders.setdefault(key, Appender(connection, key))
+    if appender.waiting_bytes + len(data) > MOST_WAITING_BYTES:
+        appender.flush()  # before anything is taken: a caller that hears of a failure comes again with the same
     appender.add(data)
-    if appender.waiting_bytes > MOST_WAITING_BYTES:
-        appender.flush()
-    elif appender.waiting_bytes > EARLY_BYTES:
+    if appender.waiting_bytes > EARLY_BYTES:
         flusher.due.set()
 
 
