@@ -148,3 +148,14 @@ def test_one_that_cannot_be_deleted_does_not_keep_the_others(tmp_path: Path) -> 
         with pytest.raises(StorageError, match="not permitted"):
             sweeping.apply()
     assert storage.list("checkpoints") == ["step-000000004-a0001-r00", "step-000000005-a0001-r00"]
+
+
+def test_of_a_checkpoint_that_lies_elsewhere_only_the_link_is_deleted(tmp_path: Path) -> None:
+    storage, elsewhere = LocalStorage(tmp_path / "run"), LocalStorage(tmp_path / "other")
+    folder = checkpoint(elsewhere, 1)
+    storage.path("checkpoints").mkdir(parents=True)
+    storage.path(folder).symlink_to(elsewhere.path(folder))
+    checkpoint(storage, 2)
+    assert Retention(storage, Writer(1), Checkpoint(keep_last=1)).apply() == [folder]
+    assert storage.list("checkpoints") == [checkpoint_folder(2, Writer(1)).rpartition("/")[2]]
+    assert elsewhere.list(folder) == ["manifest.json", "rank-00000.json", "state.json"]

@@ -18,7 +18,7 @@ from torchrelay.contract.manifest import (
     committed_in,
     read_manifest,
 )
-from torchrelay.contract.storage import Storage
+from torchrelay.contract.storage import LocalStorage, Storage
 from torchrelay.contract.training import Checkpoint, KeepBest
 from torchrelay.contract.units import Interval
 
@@ -143,6 +143,12 @@ def milestones(candidates: list[Candidate], every: Interval) -> list[Candidate]:
 
 
 def delete_checkpoint(storage: Storage, folder: str) -> None:
-    """Manifest first, so that a deletion that is cut short leaves no checkpoint rather than a damaged one."""
+    """Manifest first, so that a deletion that is cut short leaves no checkpoint rather than a damaged one.
+
+    What a link leads to is not the run's: only the link goes.
+    """
+    if isinstance(storage, LocalStorage) and storage.path(folder).is_symlink():
+        storage.delete(folder)
+        return
     storage.delete(f"{folder}/{layout.MANIFEST}")
     storage.delete(folder)
