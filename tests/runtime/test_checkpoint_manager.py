@@ -149,6 +149,16 @@ def test_tensors_of_every_dtype_come_back(tmp_path_factory: Any, made: list[Any]
             assert bytes(writable_bytes(other)) == bytes(writable_bytes(tensor.contiguous()))
 
 
+def test_a_single_element_of_a_row_comes_back_into_its_place(tmp_path: Path) -> None:
+    """It is contiguous whatever its stride."""
+    own, later = torch.arange(6.0).reshape(3, 2)[:1, 1], torch.zeros(3, 2)
+    manager(tmp_path).save(1, {"model": {"w": own}}, {}, {})
+    found = manager(tmp_path, Writer(2)).restore(into={"model": {"w": later[1:2, 1]}})
+    assert found is not None
+    assert found.shared["model"]["w"].tolist() == [1.0]
+    assert later.flatten().tolist() == [0, 0, 0, 1, 0, 0]
+
+
 def test_every_damage_of_the_newest_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, 1)
     (newest,) = save(tmp_path, 2)

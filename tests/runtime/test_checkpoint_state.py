@@ -213,7 +213,8 @@ def test_bytes_of_any_part_of_any_tensor(name: str, shape: list[int], data: st.D
 
 def test_bytes_of_tensors_that_do_not_lie_in_order() -> None:
     base = torch.arange(12.0).reshape(3, 4)
-    for view in (base.T, base[:, 1:3], base[::2], base[1], base.expand(2, 3, 4), base[0, 0]):
+    views = (base.T, base[:, 1:3], base[::2], base[1], base.expand(2, 3, 4), base[0, 0], base[:1, 0], base[2:, 1:2])
+    for view in views:
         assert bytes(Staging().fill([(view, 0, view.numel())])) == view.contiguous().numpy().tobytes()
     conjugate = torch.tensor([1 + 2j, 3 - 4j]).conj()
     assert bytes(Staging().fill([(conjugate, 0, 2)])) == conjugate.resolve_conj().numpy().tobytes()

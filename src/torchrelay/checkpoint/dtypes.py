@@ -40,10 +40,11 @@ def dtype_of(name: str) -> torch.dtype:
 
 def writable_bytes(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous host tensor, to be filled."""
-    return _view(tensor.view(-1))
-
-
-def _view(flat: torch.Tensor) -> memoryview:
-    if flat.numel() == 0:  # numpy gives a view without elements a stride that memoryview cannot cast
+    if tensor.numel() == 0:  # numpy gives a view without elements a stride that memoryview cannot cast
         return memoryview(bytearray())
-    return flat.view(torch.uint8).numpy().data
+    return in_a_row(tensor).view(torch.uint8).numpy().data
+
+
+def in_a_row(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements of a contiguous tensor in one dimension. `view(-1)` leaves a single element the stride it had."""
+    return tensor.as_strided((tensor.numel(),), (1,))

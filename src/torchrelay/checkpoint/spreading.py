@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import xxhash
 
+from torchrelay.checkpoint.dtypes import in_a_row
 from torchrelay.checkpoint.lending import can_lend
 from torchrelay.contract.manifest import Manifest, owner
 from torchrelay.contract.safetensors_file import DTYPES
@@ -103,7 +104,7 @@ def _bytes_of(tensor: torch.Tensor | None, start: int, stop: int) -> torch.Tenso
     """A part of a tensor's memory; scratch memory where the tensor is another rank's own."""
     if tensor is None:
         return torch.empty(stop - start, dtype=torch.uint8)
-    return tensor.view(-1).view(torch.uint8)[start:stop]
+    return in_a_row(tensor).view(torch.uint8)[start:stop]
 
 
 def _loads(manifest: Manifest, reader: Callable[[str], int], world_size: int) -> Iterator[_Load]:
