@@ -26,7 +26,7 @@ from torchrelay.finite import FiniteCheck, NotFinite, diverged
 from torchrelay.observe.reporter import Metrics, Reporter, resolved
 from torchrelay.pace import Pace
 from torchrelay.presence import Presence
-from torchrelay.saver import Saver, Saving, State, better
+from torchrelay.saver import Saver, Saving, State
 from torchrelay.stop import Agreement, Stopped
 from torchrelay.tracked import Tracked
 
@@ -58,7 +58,6 @@ class Run:
         self.resumed_from: str | None = None  # folder of the checkpoint that was restored
         policy = self.attempt.checkpoint
         manager = CheckpointManager(self.storage, self.writer, self.world, policy, about(self.spec))
-        self._policy = policy
         self._saver = Saver(manager, policy, speaks=self.is_main)
         self._pace = Pace(policy) if policy.every.auto else None
         save_every_s = self._pace.interval_s if self._pace is not None else policy.every.seconds
@@ -219,11 +218,7 @@ class Run:
         if not self._in_step:  # this step's checkpoint was saved without the evaluation, so it is not the last word
             self._saver.saved_step = None
         self._reporter.evaluation(self.evaluated_step, self._metrics)
-        keep = self._policy.keep_best
-        value = self._metrics.get(keep.metric) if keep is not None else None
-        if keep is not None and value is not None and better(keep, value, self.best):
-            self.best = value
-            self._saver.ask()
+        self.best = self._saver.ask_if_best(self._metrics, self.best)
 
     def check_finite(self, loss: torch.Tensor | float) -> None:
         """Make sure that a loss, one element, is a number. On a GPU it is known one step later, and before any save.

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,7 @@ class Saver:
         self._asked = False
         self._under_way: _UnderWay | None = None
         self._begun_step: int | None = None
-        self._warned = False
+        self._warned = self._missed = False
         self._level = logging.WARNING if speaks else logging.DEBUG
 
     @property
@@ -91,6 +91,24 @@ class Saver:
             return False
         error = self._under_way.pending.error
         return error is not None and not self._goes_on_after(error)
+
+    def ask_if_best(self, metrics: Mapping[str, float], best: float | None) -> float | None:
+        """Have the next boundary save if an evaluation is the best so far, by `keep_best`; the best there is then.
+
+        Warns once where the evaluation lacks the metric.
+        """
+        keep = self._policy.keep_best
+        if keep is None:
+            return best
+        if keep.metric not in metrics and not self._missed:
+            self._missed = True
+            there = ", ".join(metrics) or "none"
+            log.log(self._level, "checkpoint.keep_best: no metric %s in an evaluation; there is %s", keep.metric, there)
+        value = metrics.get(keep.metric)
+        if value is None or not better(keep, value, best):
+            return best
+        self.ask()
+        return value
 
     def ask(self) -> None:
         """Have the next boundary save, whatever the policy says."""

@@ -255,3 +255,18 @@ def test_a_metric_that_is_no_finite_number_is_never_the_best(mode: Any, value: f
     assert not better(keep, value, None)
     assert not better(keep, value, 0.5)
     assert better(keep, 0.5, None)
+
+
+def test_an_evaluation_without_the_metric_of_keep_best_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A misspelt name would otherwise just keep nothing."""
+    saver, _ = saver_on(LocalStorage(tmp_path), keep_best=KeepBest("val/los"))
+    assert saver.ask_if_best({"val/loss": 0.5, "val/accuracy": 1.0}, None) is None
+    assert saver.ask_if_best({}, 0.7) == 0.7
+    assert not saver.due(1, by_clock=False)
+    assert [record.message for record in caplog.records] == [
+        "checkpoint.keep_best: no metric val/los in an evaluation; there is val/loss, val/accuracy"
+    ]
+    assert saver.ask_if_best({"val/los": 0.4}, 0.7) == 0.4
+    assert saver.due(1, by_clock=False)
