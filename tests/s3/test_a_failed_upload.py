@@ -54,6 +54,23 @@ def test_a_failed_upload_leaves_the_checkpoint_before(s3_url: str, monkeypatch: 
     assert all(torch.equal(tensor, state(1.0)[name]) for name, tensor in found.shared["model"].items())
 
 
+def test_what_killed_attempts_have_sent_is_dropped_after_a_commit(s3_url: str) -> None:
+    """It is in no listing and is paid for. What a newer attempt sends is left alone, and so is another run's."""
+    storage = open_storage(f"{s3_url}/run", OPTIONS)
+    call = storage.connection.call  # type: ignore[attr-defined]
+    killed = [layout.checkpoint_folder(7, Writer(number)) for number in (1, 3)]
+    keys = [storage.folder(folder).url.removeprefix("s3://") + "/rank-00000.safetensors" for folder in killed]
+    keys.append(keys[0].replace("/run/", "/run-2/"))
+    bucket = keys[0].partition("/")[0]
+    for key in keys:
+        to = {"Bucket": bucket, "Key": key.removeprefix(f"{bucket}/")}
+        upload = call("write", key, "call_s3", "create_multipart_upload", **to)["UploadId"]
+        call("write", key, "call_s3", "upload_part", PartNumber=1, Body=b"x", UploadId=upload, **to)
+    CheckpointManager(storage, Writer(2), Alone(), Checkpoint(), {}).save(8, {"model": state(1.0)}, {}, {})
+    left = call("list", bucket, "call_s3", "list_multipart_uploads", Bucket=bucket)["Uploads"]
+    assert sorted(f"{bucket}/{one['Key']}" for one in left) == sorted(keys[1:])
+
+
 @pytest.mark.filterwarnings("ignore")  # of torch.distributed.checkpoint, without a process group
 def test_a_failed_upload_there(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cleaning deletes first and then closes the stream, which uploads what it has: over the file of before."""

@@ -6,6 +6,7 @@ object_appending lets objects grow. Nothing is cached between calls, so what oth
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import BinaryIO
 
 from torchrelay.contract import object_appending, object_connection, object_reading, object_writing
@@ -111,6 +112,10 @@ class ObjectStorage:
             if time.monotonic() + pause_s > deadline:
                 raise StorageError(f"cannot delete {self.connection.where(key)}: the storage keeps failing")
             time.sleep(pause_s)
+
+    def drop_uploads(self, path: str, of: Callable[[str], bool]) -> None:
+        if self.connection.is_s3:  # elsewhere the storage forgets them by itself, after a week
+            object_writing.drop_uploads(self.connection, self.key(path), of)
 
     def folder(self, path: str) -> "ObjectStorage":
         return ObjectStorage(self.connection, self.key(path))

@@ -8,7 +8,7 @@ decides, and only after a retry of torchrelay's.
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torchrelay.contract.errors import StorageError
@@ -88,6 +88,20 @@ def _send_parts(connection: Connection, key: str, views: Views, token: str, mode
     except BaseException:
         _abort(connection, key, to)
         raise
+
+
+def drop_uploads(connection: Connection, key: str, of: Callable[[str], bool]) -> None:
+    """Abort the uploads to S3 in those folders directly below a key whose name is one `of`. Raises: StorageError."""
+    bucket, prefix, _ = connection.fs.split_path(f"{key}/")
+    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+    while True:
+        found = connection.call("list", key, "call_s3", "list_multipart_uploads", **asked)
+        for upload in found.get("Uploads") or []:
+            if of(upload["Key"].removeprefix(prefix).partition("/")[0]):
+                _abort(connection, key, {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]})
+        if not found.get("IsTruncated"):
+            return
+        asked |= {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
 
 
 def _abort(connection: Connection, key: str, to: dict[str, Any]) -> None:

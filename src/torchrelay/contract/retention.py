@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torchrelay.contract import layout, lineage
-from torchrelay.contract.errors import CheckpointError
+from torchrelay.contract.errors import CheckpointError, StorageError
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.lineage import Fork
 from torchrelay.contract.manifest import (
@@ -53,6 +53,7 @@ class Retention:
         self._storage, self._writer, self._policy = storage, writer, policy
         self._forks: list[Fork] | None = None  # a later one comes with an attempt that owns the run from then on
         self._known: dict[str, _Known] = {}
+        self._dropped = False
         self._stuck: set[str] = set()  # what could not be deleted the last time
 
     def apply(self) -> list[str]:
@@ -62,7 +63,22 @@ class Retention:
             self._stuck.add(folder)
             delete_checkpoint(self._storage, folder)
             self._stuck.remove(folder)
+        if not self._dropped:
+            self._dropped = True
+            self._drop_uploads()
         return gone
+
+    def _drop_uploads(self) -> None:
+        """Of writers that came before this one."""
+        try:
+            self._storage.drop_uploads(layout.CHECKPOINTS, self._is_over)
+        except StorageError as error:  # it may be forbidden to list them, and then a rule of the bucket has to do it
+            logger.debug("uploads that were killed are left to the bucket: %s", error)
+
+    def _is_over(self, name: str) -> bool:
+        """Whether a checkpoint's folder is of a writer that came before this one, and so is dead or fenced off."""
+        parsed = layout.parse_checkpoint_folder(name)
+        return parsed is not None and parsed[1] < self._writer
 
     def to_delete(self, damaged: Collection[str] = ()) -> list[str]:
         """Folders of good checkpoints that the policy does not keep, and what dead writers left behind.
@@ -102,12 +118,11 @@ class Retention:
         return known
 
     def _leftovers(self, contents: Contents) -> list[str]:
-        """Folders without a manifest whose writers came before this one, and so are dead or fenced off."""
+        """Folders without a manifest whose writers came before this one."""
         found = []
         for name, files in contents.items():
-            parsed = layout.parse_checkpoint_folder(name)
             folder = f"{layout.CHECKPOINTS}/{name}"
-            if parsed is None or parsed[1] >= self._writer or layout.MANIFEST in files:
+            if not self._is_over(name) or layout.MANIFEST in files:
                 continue
             if self._storage.size(f"{folder}/{layout.MANIFEST}") is None:  # a listing may be late where a look is not
                 found.append(folder)

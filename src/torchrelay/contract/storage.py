@@ -77,6 +77,12 @@ class Storage(Protocol):
     def delete(self, path: str) -> None:
         """Remove an object, or a folder with all below it; nothing happens if it is missing."""
 
+    def drop_uploads(self, path: str, of: Callable[[str], bool]) -> None:
+        """Drop what killed processes have sent of objects that never came to be: no listing shows it, and it costs.
+
+        Only in those folders directly below `path` of whose name `of` is true: in the others one may be under way.
+        """
+
     def folder(self, path: str) -> "Storage":
         """The storage of a folder below this one."""
 
@@ -191,6 +197,9 @@ class LocalStorage:
                 _delete_folder(target)
             else:
                 target.unlink(missing_ok=True)
+
+    def drop_uploads(self, path: str, of: Callable[[str], bool]) -> None:
+        """Nothing: what is left of them here lies in the folder, and goes with it."""
 
     def folder(self, path: str) -> "LocalStorage":
         return LocalStorage(self.path(path))
