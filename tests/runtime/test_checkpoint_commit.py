@@ -57,6 +57,35 @@ def test_a_writer_that_is_superseded_while_it_writes_does_not_commit(tmp_path: P
     assert storage.list(layout.checkpoint_folder(1, Writer(1))) == []
 
 
+def test_a_writer_that_was_held_up_before_its_commit_leaves_no_checkpoint_without_files(tmp_path: Path) -> None:
+    """Held up for so long that the next attempt has begun, saved, and deleted what it takes for a dead one's."""
+
+    class Paused(LocalStorage):
+        def create(self, path: str, *chunks: Any, **options: Any) -> None:
+            if path == f"{layout.checkpoint_folder(2, Writer(1))}/{layout.MANIFEST}":
+                LocalStorage(tmp_path).create(layout.restart_file(Writer(1, 1)), b"{}")
+                save(tmp_path, 3, writer=Writer(1, 1))
+            super().create(path, *chunks, **options)
+
+    storage = Paused(tmp_path)
+    with pytest.raises(SupersededError, match="owns the run"):
+        save(storage, 2)
+    assert steps(tmp_path) == [3]
+    assert [manifest.verify(storage, one.folder) for one in manifest.committed(storage)] == [[]]
+
+
+def test_a_checkpoint_that_was_whole_when_the_next_attempt_came_stays(tmp_path: Path) -> None:
+    class Overtaken(LocalStorage):
+        def create(self, path: str, *chunks: Any, **options: Any) -> None:
+            super().create(path, *chunks, **options)
+            if path.endswith(layout.MANIFEST):
+                super().create(layout.restart_file(Writer(1, 1)), b"{}")
+
+    with pytest.raises(SupersededError, match="owns the run"):
+        save(Overtaken(tmp_path), 1)
+    assert steps(tmp_path) == [1]
+
+
 def test_a_claimed_attempt_supersedes_before_its_ranks_have_started(tmp_path: Path) -> None:
     LocalStorage(tmp_path).create(layout.attempt_file(2, "attempt"), b"{}")
     with pytest.raises(SupersededError):

@@ -209,7 +209,22 @@ class CheckpointManager:
         )
         self._check_fencing()
         self._create_manifest(written.folder, manifest)
+        self._look_back(written.folder, manifest)
         return {"bytes": manifest.size_bytes}
+
+    def _look_back(self, folder: str, manifest: Manifest) -> None:
+        """See that no newer attempt has come, and taken this save for what a dead one left, between look and commit.
+
+        What is whole then stays: the newer one may have restored it. Raises: SupersededError.
+        """
+        try:
+            with contextlib.suppress(StorageError):  # it is committed, whatever cannot be looked at now
+                self._check_fencing()
+        except SupersededError:
+            sizes = {name: self._storage.size(f"{folder}/{name}") for name in manifest.files}
+            if any(sizes[name] != entry.size for name, entry in manifest.files.items()):
+                self._storage.delete(f"{folder}/{MANIFEST}")
+            raise
 
     def _check_fencing(self) -> None:
         newest = records.newest_writer(self._storage)
