@@ -74,7 +74,6 @@ def test_a_save_takes_as_many_requests_for_any_number_of_tensors(
         "PUT part": parts * world_size,
         "POST complete": world_size,
         "PUT": world_size + 2,  # each rank's own state, the shared state, the manifest
-        "GET": world_size
-        + 4,  # fencing by each rank, and before and after the commit; then retention's listing and new manifest
+        "GET": world_size + 4,  # fencing: each rank, before and after the commit; retention: a listing, a manifest
         "HEAD": 1,
     }
