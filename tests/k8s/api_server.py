@@ -15,31 +15,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from api_rules import complaints, immutable_complaints
+from api_statuses import GROUPS, Object, Refusal, conflict, exists, forbidden, invalid, not_allowed, not_found
 
-Object = dict[str, Any]
-REASONS = {
-    400: "BadRequest",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "NotFound",
-    409: "AlreadyExists",
-    410: "Expired",
-    422: "Invalid",
-}
-GROUPS = {
-    "jobs": "batch",
-    "jobsets": "jobset.x-k8s.io",
-    "trainjobs": "trainer.kubeflow.org",
-    "workloads": "kueue.x-k8s.io",
-    "localqueues": "kueue.x-k8s.io",
-}
-
-
-class Refusal(Exception):  # noqa: N818 - as in the API, it is no error of the server
-    def __init__(self, code: int, message: str, reason: str = "", **details: str) -> None:
-        super().__init__(message)
-        self.code, self.message, self.details = code, message, details
-        self.reason = reason or REASONS.get(code, "InternalError")
+NO_SUCH_PATH = Refusal(404, "404 page not found", plain=True)
 
 
 class Cluster:
@@ -48,6 +26,7 @@ class Cluster:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], Object] = {}  # (namespace, plural, name) -> object
         self.namespaces = {"training", "default"}
+        self.terminating: set[str] = set()  # those of the namespaces that are being deleted
         self.installed = {"jobs", "pods", "services", "secrets", "events", "resourcequotas", "jobsets", "trainjobs"}
         self.forbidden: set[tuple[str, str]] = set()  # (verb, plural)
         self.token: str | None = None
@@ -56,6 +35,7 @@ class Cluster:
         self.away = False
         self.interventions: list[Callable[[str, str], None]] = []  # get method and path, and may refuse
         self.conflicts = 0  # how many changes meet another one
+        self.lost = ""  # METHOD PLURAL of requests that are acted on and not answered
         self.slow_deletion = False  # keep what is deleted until `finish_deletion`
         self.warning = ""  # a header of every answer
         self.calls: list[tuple[str, str]] = []
@@ -96,17 +76,11 @@ class Cluster:
         verb = {"GET": "get" if name else "list", "POST": "create", "DELETE": "delete", "PATCH": "patch"}[method]
         shown = "pods/log" if below == "log" else plural
         if (verb, shown) in self.forbidden:
-            group = GROUPS.get(plural, "")
-            raise Refusal(
-                403,
-                f'{plural}{"." + group if group else ""} is forbidden: User "ada" cannot {verb} resource "{shown}" '
-                f'in API group "{group}" in the namespace "{namespace}"',
-                kind=plural,
-            )
+            raise not_allowed("ada", verb, shown, name, namespace)
         if plural not in self.installed:
-            raise Refusal(404, "the server could not find the requested resource")
-        if namespace not in self.namespaces and method == "POST":
-            raise Refusal(404, f'namespaces "{namespace}" not found', kind="namespaces", name=namespace)
+            raise NO_SUCH_PATH
+        if method == "POST":
+            self._open(plural, namespace, (body or {})["metadata"]["name"])
         act = {"GET": self._read, "POST": self._create, "DELETE": self._delete, "PATCH": self._patch}[method]
         if below == "log":
             self._known(namespace, plural, name)
@@ -120,11 +94,11 @@ class Cluster:
             return {"groups": [{"name": GROUPS[one]} for one in sorted(self.installed & set(GROUPS))]}
         if path == "/apis/kueue.x-k8s.io":
             if "workloads" not in self.installed:
-                raise Refusal(404, "the server could not find the requested resource")
+                raise NO_SUCH_PATH
             return {"preferredVersion": {"version": "v1beta2"}}
         if path == "/api/v1/nodes":
             if ("list", "nodes") in self.forbidden:
-                raise Refusal(403, 'nodes is forbidden: User "ada" cannot list resource "nodes" in API group ""')
+                raise not_allowed("ada", "list", "nodes", "", "")
             return {"items": [{"status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": "4"}}}]}
         asked = body["spec"]["resourceAttributes"]
         resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
@@ -140,14 +114,17 @@ class Cluster:
 
     def _create(self, namespace: str, plural: str, _name: str, query: dict[str, list[str]], body: Object) -> Object:
         name = body["metadata"]["name"]
+        if self.conflicts:  # of the quota that counts it
+            self.conflicts -= 1
+            raise conflict("resourcequotas", "compute")
         if body["metadata"].get("namespace", namespace) != namespace:
             raise Refusal(400, "the namespace of the provided object does not match the namespace sent on the request")
         for admit in self.admission:
             admit(plural, body)
         if plural in ("jobs", "services", "jobsets", "trainjobs") and (found := complaints(body)):
-            raise Refusal(422, f'{body["kind"]} "{name}" is invalid: {"; ".join(found)}', name=name)
+            raise invalid(body["kind"], plural, name, found)
         if (namespace, plural, name) in self.objects:
-            raise Refusal(409, f'{plural} "{name}" already exists', name=name)
+            raise exists(plural, name)
         if query.get("dryRun") == ["All"]:
             return body
         return self.put(plural, body, namespace)
@@ -171,18 +148,26 @@ class Cluster:
     def _patch(self, namespace: str, plural: str, name: str, _query: dict[str, list[str]], body: Object) -> Object:
         if self.conflicts:
             self.conflicts -= 1
-            raise Refusal(409, f'Operation cannot be fulfilled on {plural} "{name}"', reason="Conflict")
+            raise conflict(plural, name)
         made = _merged(self._known(namespace, plural, name), body)
         old = self._known(namespace, plural, name)["spec"]
         if plural == "jobs" and (found := list(immutable_complaints(old, made["spec"]))):
-            raise Refusal(422, f'Job.batch "{name}" is invalid: {"; ".join(found)}', name=name)
+            raise invalid("Job", plural, name, found)
         return self.put(plural, made, namespace)
+
+    def _open(self, plural: str, namespace: str, name: str) -> None:
+        """Raises: Refusal if nothing can be made in the namespace."""
+        if namespace not in self.namespaces:
+            raise not_found("namespaces", namespace)
+        if namespace in self.terminating:
+            because = f"unable to create new content in namespace {namespace} because it is being terminated"
+            raise forbidden(plural, name, because)
 
     def _known(self, namespace: str, plural: str, name: str) -> Object:
         try:
             return self.objects[namespace, plural, name]
         except KeyError:
-            raise Refusal(404, f'{plural} "{name}" not found', name=name, kind=plural) from None
+            raise not_found(plural, name) from None
 
 
 def _parsed(path: str) -> tuple[str, str, str, str]:
@@ -250,6 +235,10 @@ def serving(cluster: Cluster) -> Iterator[str]:
             with cluster.lock:
                 cluster.calls.append((self.command, parts.path))
                 code, answer = self._respond(parts.path, parse_qs(parts.query), body)
+                lost = bool(cluster.lost) and cluster.lost == f"{self.command} {parts.path.rpartition('/')[2]}"
+            if lost:
+                self.close_connection = True
+                return
             data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
             self.send_response(code)
             self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
@@ -264,15 +253,7 @@ def serving(cluster: Cluster) -> Iterator[str]:
                 cluster.admit(self.headers.get("Authorization"))
                 return 201 if self.command == "POST" else 200, cluster.act(self.command, path, query, body)
             except Refusal as refusal:
-                return refusal.code, {
-                    "kind": "Status",
-                    "apiVersion": "v1",
-                    "status": "Failure",
-                    "message": refusal.message,
-                    "reason": refusal.reason,
-                    "details": refusal.details,
-                    "code": refusal.code,
-                }
+                return refusal.code, refusal.answer()
 
         do_GET = do_POST = do_DELETE = do_PATCH = _answer  # noqa: N815 - named by http.server
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from api_server import Cluster, Refusal
+from api_statuses import exists
 from submitting import name_of, refusal, submit, with_options
 
 from torchrelay.contract.errors import ConfigError
@@ -83,6 +84,11 @@ def test_no_such_namespace(kubeconfig: Path, job: JobSpec, tmp_path: Path) -> No
     assert "there is no namespace 'moon' in this cluster" in refusal(with_options(job, namespace="moon"), tmp_path)
 
 
+def test_a_namespace_that_is_being_deleted(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+    cluster.terminating.add("training")
+    assert "namespace training because it is being terminated" in refusal(job, tmp_path)
+
+
 def test_wrong_context(kubeconfig: Path, job: JobSpec, tmp_path: Path) -> None:
     said = refusal(with_options(job, context="prod"), tmp_path)
     assert "no usable context 'prod'; there is: test, other" in said
@@ -96,10 +102,10 @@ def test_no_kubeconfig(job: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_name_exists(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
     def taken(plural: str, made: dict[str, Any]) -> None:
         if plural == "jobs":
-            raise Refusal(409, f'jobs.batch "{made["metadata"]["name"]}" already exists')
+            raise exists(plural, made["metadata"]["name"])
 
     cluster.admission.append(taken)
-    assert "it exists already" in refusal(job, tmp_path)
+    assert '-a1" already exists; `torchrelay status` shows' in refusal(job, tmp_path)
 
 
 @pytest.mark.parametrize(

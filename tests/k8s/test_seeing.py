@@ -1,14 +1,13 @@
 """What a user sees of a run on Kubernetes: why it waits, what crashed pods printed, and an API that comes and goes."""
 
 import dataclasses
-import datetime
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from api_server import Cluster, Refusal
+from seeing import crashed, shown, warn
 from submitting import begin, name_of, pod, submit, with_options
 
 from torchrelay.contract import layout, records
@@ -20,35 +19,12 @@ from torchrelay_launch.cli import main
 from torchrelay_launch.display.lines import status_line
 from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.spec.models import JobSpec
-from torchrelay_launch.starting import Started
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the client's own
     pytest.mark.usefixtures("kubeconfig"),
     pytest.mark.timeout(60),
 ]
-WAITING_TO_MOUNT = {"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}
-
-
-def warn(cluster: Cluster, about: str, message: str, at: str = "2026-11-21T10:16:00Z") -> None:
-    event = {"metadata": {"name": f"{about}.{at}"}, "involvedObject": {"name": about}, "type": "Warning"}
-    cluster.put("events", event | {"message": message, "lastTimestamp": at})
-
-
-def crashed(started: Started, code: int, **ended: Any) -> dict[str, Any]:
-    """A pod of node 1 whose container ended, just now."""
-    now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
-    state = {"exitCode": code, "reason": "Error", "finishedAt": now.strftime("%Y-%m-%dT%H:%M:%SZ")} | ended
-    made = pod(started, phase="Failed", containerStatuses=[{"name": "train", "state": {"terminated": state}}])
-    made["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] = "1"
-    return made
-
-
-def shown(started: Started, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    verb, *options = words
-    capsys.readouterr()
-    assert main([verb, started.storage.url, *options]) == 0
-    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -107,15 +83,6 @@ def test_pods_of_a_jobset_that_are_not_made(cluster: Cluster, job: JobSpec, tmp_
     found = watching.observe(started.storage, 1)
     assert found is not None
     assert "the quota of namespace training" in found.says
-
-
-def test_a_volume_that_cannot_be_mounted(
-    cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    started = submit(job, tmp_path)
-    waiting = cluster.put("pods", pod(started, **WAITING_TO_MOUNT))
-    warn(cluster, waiting["metadata"]["name"], 'MountVolume.SetUp failed for volume "ca": secret "ca" not found')
-    assert 'secret "ca" not found' in shown(started, capsys, "status")
 
 
 def test_who_follows_is_told_why_it_waits(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
@@ -180,6 +147,26 @@ def test_last_words_without_the_right_to_read_logs(
     said = shown(started, capsys, "logs")
     assert 'add the rule {apiGroups: [""], resources: [pods/log], verbs: [get]}' in said
     assert "[node 1] pod: ImportError: no module x" in said
+
+
+def test_last_words_that_went_with_their_node(
+    cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The API server asks the pod's node, and says 500 when that is lost."""
+    started = submit(job, tmp_path)
+    cluster.put("pods", crashed(started, 137, reason="OOMKilled"))
+
+    def lost(_method: str, path: str) -> None:
+        if path.endswith("/log"):
+            raise Refusal(
+                500, 'Get "https://10.0.0.7:10250/containerLogs/training/j": connect: connection refused', " "
+            )
+
+    cluster.interventions.append(lost)
+    said = shown(started, capsys, "logs")
+    assert "killed for memory" in said
+    assert "its log cannot be read" in said
+    assert "connection refused" in said
 
 
 def test_last_words_of_a_container_that_was_started_again(
@@ -258,6 +245,29 @@ def test_a_token_that_expires_meanwhile_is_no_verdict(cluster: Cluster, job: Job
     assert "log in to the cluster again" in run_status(started.storage).unreachable
     cluster.token = None
     assert run_status(started.storage).unreachable == ""
+
+
+def test_an_api_that_is_just_back_may_not_know_all_rights(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+    """It answers before it has read all roles."""
+    started = submit(job, tmp_path)
+    cluster.forbidden.add(("get", "jobs"))
+    assert run_status(started.storage).unreachable == ""
+    cluster.away = True
+    assert "unable to handle" in run_status(started.storage).unreachable
+    cluster.away = False
+    assert "just back, and may not know all rights" in run_status(started.storage).unreachable
+    cluster.forbidden.clear()
+    assert run_status(started.storage).unreachable == ""
+
+
+def test_an_api_that_has_only_just_started(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+    started = submit(job, tmp_path)
+
+    def starting(_method: str, _path: str) -> None:
+        raise Refusal(403, 'pods "j" is forbidden: not yet ready to handle request')
+
+    cluster.interventions.append(starting)
+    assert "has only just started" in run_status(started.storage).unreachable
 
 
 def test_an_expired_list_is_asked_for_again(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torchrelay.contract.errors import ConfigError
-from torchrelay_launch.backends.kubernetes.refusals import KINDS, ApiAwayError, ConflictError, NotThereError, explained
+from torchrelay_launch.backends.kubernetes import logins
+from torchrelay_launch.backends.kubernetes.refusals import (
+    KINDS,
+    AgainError,
+    ApiAwayError,
+    ForbiddenError,
+    NotDoneError,
+    NotThereError,
+    explained,
+)
 from torchrelay_launch.spec.models import Kubernetes
 
 Object = dict[str, Any]
@@ -18,8 +27,11 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 CONNECT_S, ANSWER_S = 5.0, 30.0
 LOG_BYTES = 1 << 20
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
-CONFLICTS = 5  # in a row, before a change is given up
+TRIES = 5  # of a change, before it is given up
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
+# An API server that has just started knows only some of the roles for a moment, and forbids what they would allow.
+JUST_BACK_S = 60.0
+_silent: dict[str, float] = {}  # when an API was away last, by host
 _connected: dict[tuple[object, ...], Any] = {}  # clients by kubeconfig and context; a login can take a second
 
 __all__ = ["Api", "ApiAwayError", "NotThereError", "connect", "explained"]
@@ -43,7 +55,7 @@ class Api:
     def create(self, made: Object, *, dry_run: bool = False) -> Object:
         """Raises: ConfigError with what the API says against it; ApiAwayError."""
         query = {"dryRun": "All"} if dry_run else {}
-        return self.call("POST", self.path(made["kind"]), made, query)
+        return self._insisting("POST", self.path(made["kind"]), made, query)
 
     def get(self, kind: str, name: str) -> Object | None:
         """The object, or None if there is none. Raises: ConfigError, ApiAwayError."""
@@ -69,11 +81,7 @@ class Api:
 
     def patch(self, kind: str, name: str, change: Object) -> Object:
         """Merge a change into an object. Raises: ConfigError, ApiAwayError."""
-        for _ in range(CONFLICTS - 1):
-            with contextlib.suppress(ConflictError):
-                return self.call("PATCH", self.path(kind, name), change)
-            time.sleep(0.1)
-        return self.call("PATCH", self.path(kind, name), change)
+        return self._insisting("PATCH", self.path(kind, name), change)
 
     def log(self, pod: str, container: str, lines: int, *, previous: bool = False) -> str:
         """The last lines of a container, or of the one before it in this pod. Raises: ConfigError, ApiAwayError."""
@@ -90,6 +98,15 @@ class Api:
                 self._versions[group] = "v1"
         return self._versions[group]
 
+    def _insisting(self, method: Method, path: str, body: Object, query: dict[str, str] | None = None) -> Object:
+        """One request, again while the API says that it did nothing. Raises: as `call`."""
+        for _ in range(TRIES - 1):
+            try:
+                return self.call(method, path, body, query)
+            except AgainError as error:
+                time.sleep(error.wait_s)
+        return self.call(method, path, body, query)
+
     def call(
         self, method: Method, path: str, body: Object | None = None, query: dict[str, str] | None = None
     ) -> Object:
@@ -103,27 +120,40 @@ class Api:
 
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         headers = {"Accept": "application/json, */*", "Content-Type": kind}
+        host, said = self._client.configuration.host, list[str]()
         try:
-            response = self._client.call_api(
-                path,
-                method,
-                query_params=list(query.items()),
-                header_params=headers,
-                body=body,
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _return_http_data_only=True,
-                _request_timeout=(CONNECT_S, ANSWER_S),
-            )
+            with logins.heard() as said:
+                response = self._client.call_api(
+                    path,
+                    method,
+                    query_params=list(query.items()),
+                    header_params=headers,
+                    body=body,
+                    auth_settings=["BearerToken"],
+                    _preload_content=False,
+                    _return_http_data_only=True,
+                    _request_timeout=(CONNECT_S, ANSWER_S),
+                )
             self._note_warnings(response.headers.get("Warning") or "")
             return bytes(response.data)
         except ApiException as error:
-            if error.status == 401:
+            status = error.status or 0
+            if status == 401:
                 _connected.clear()  # a later login is looked for
-            raise explained(error.status or 0, error.body, method, path, self.namespace) from None
+                if said:
+                    raise logins.failed(said) from None
+            refused = explained(status, error.body, method, path, self.namespace)
+            if isinstance(refused, ForbiddenError) and _just_back(host):
+                raise ApiAwayError(
+                    f"the Kubernetes API is just back, and may not know all rights yet: {refused}"
+                ) from None
+            if status >= 500:
+                _silent[host] = time.monotonic()
+            raise refused from None
         except (HTTPError, OSError) as error:
-            host = self._client.configuration.host
-            raise ApiAwayError(f"the Kubernetes API at {host} does not answer: {_reason(error)}") from None
+            _silent[host] = time.monotonic()
+            kind = NotDoneError if _not_sent(error) else ApiAwayError
+            raise kind(f"the Kubernetes API at {host} does not answer: {_reason(error)}") from None
 
     def _note_warnings(self, header: str) -> None:
         """Such as that pods would not be admitted in this namespace (RFC 7234, section 5.5)."""
@@ -131,6 +161,10 @@ class Api:
             text = escaped.replace('\\"', '"')
             if text not in self.warnings:
                 self.warnings.append(text)
+
+
+def _just_back(host: str) -> bool:
+    return time.monotonic() - _silent.get(host, -JUST_BACK_S) < JUST_BACK_S
 
 
 def connect(options: Kubernetes, namespace: str | None = None) -> Api:
@@ -164,7 +198,10 @@ def _connection(client: Any, config: Any, context: str | None) -> tuple[Any, str
     configuration = client.Configuration()
     configuration.retries = 1
     try:
-        config.load_kube_config(context=context, client_configuration=configuration)
+        with logins.heard() as said:
+            config.load_kube_config(context=context, client_configuration=configuration)
+        if said and logins.anonymous(configuration):
+            raise logins.failed(said)
         namespace = _namespace_of_context(config, context)
     except config.ConfigException as error:
         if context is not None:
@@ -172,6 +209,13 @@ def _connection(client: Any, config: Any, context: str | None) -> tuple[Any, str
         _in_cluster(config, configuration, error)
         namespace = _own_namespace()
     return client.ApiClient(configuration), namespace
+
+
+def _not_sent(error: BaseException) -> bool:
+    """Whether there was no connection that a request could have gone through."""
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, SSLError
+
+    return isinstance(getattr(error, "reason", None) or error, (ConnectTimeoutError, NewConnectionError, SSLError))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,20 +1,22 @@
 """Creating the objects of an attempt, and remembering where they are."""
 
 import base64
-import contextlib
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torchrelay.contract.errors import ConfigError, StorageError, TorchrelayError
 from torchrelay.contract.records import dump
 from torchrelay.contract.storage import Storage
-from torchrelay_launch.backends.kubernetes.client import Api, Object
+from torchrelay_launch.backends.kubernetes.client import Api, ApiAwayError, Object
+from torchrelay_launch.backends.kubernetes.refusals import NotDoneError
 from torchrelay_launch.backends.kubernetes.submission import ObjectSubmission
 from torchrelay_launch.spec.models import JobSpec
 
+UNDO_S, UNDO_EVERY_S = 8.0, 2.0  # for an API server that is away
 MAIN = ("Job", "JobSet", "TrainJob")
 
 
@@ -58,14 +60,36 @@ def create(api: Api, storage: Storage, submission: ObjectSubmission) -> Whereabo
 
 def create_objects(api: Api, main: Object, others: list[Object]) -> None:
     """Create an object, then what it owns, or nothing at all. Raises: TorchrelayError."""
-    created = api.create(_placed(main, api.namespace))
+    try:
+        created = api.create(_placed(main, api.namespace))
+    except NotDoneError:
+        raise
+    except ApiAwayError as error:  # the answer may be all that is lost
+        raise _undone(api, main, error) from None
     try:
         for one in others:
             api.create(_owned(_placed(one, api.namespace), created))
-    except TorchrelayError:
-        with contextlib.suppress(TorchrelayError):
-            api.delete(main["kind"], main["metadata"]["name"])
-        raise
+    except TorchrelayError as error:
+        raise _undone(api, main, error) from None
+
+
+def _undone(api: Api, main: Object, error: TorchrelayError) -> TorchrelayError:
+    """Delete what may have been created. Returns the error, with what may be left."""
+    kind, name = main["kind"], main["metadata"]["name"]
+    until = time.monotonic() + UNDO_S
+    while True:
+        try:
+            api.delete(kind, name)
+        except ApiAwayError:
+            if time.monotonic() < until:
+                time.sleep(UNDO_EVERY_S)
+                continue
+        except TorchrelayError:
+            pass
+        else:
+            return error
+        left = f"{kind} {name} may be left in namespace {api.namespace}; its pods see that it was given up, and end"
+        return type(error)(f"{error}; {left}")
 
 
 def rehearse(api: Api, submission: ObjectSubmission) -> list[str]:

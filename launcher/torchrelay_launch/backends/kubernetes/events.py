@@ -9,8 +9,11 @@ from torchrelay.contract.errors import TorchrelayError
 from torchrelay_launch.backends.kubernetes.client import Api, Object
 
 WORDS = 400  # characters
+SECONDS = len("2026-11-21T10:15:00")  # beyond these, times of events differ in form
 REPLICATED_JOB = "-node-0"  # what a JobSet calls its one Job, after its own name
 SETTING_UP = ("ContainerCreating", "PodInitializing")
+SCHEDULING = ("FailedScheduling",)  # of a pod that is being set up, these are over
+MADE = "SuccessfulCreate"  # the Job controller's word for a pod that it made
 
 
 def wanted_pods(job: Object) -> int:
@@ -47,12 +50,17 @@ def why_not_started(api: Api, pods: list[Object]) -> str:
 
 
 def newest_warning(api: Api, name: str) -> str:
-    """The message of the newest warning about an object; an empty text if there is none or it may not be asked for."""
+    """The message of the newest warning about an object; an empty text if there is none or it may not be asked for.
+
+    Warnings that are over are left out: of pods that were not made, when one was made since, and of scheduling.
+    """
     try:
-        found = api.list("Event", fields=f"involvedObject.name={name},type=Warning")
+        found = api.list("Event", fields=f"involvedObject.name={name}")
     except TorchrelayError:
         return ""
-    newest = max(found, key=_when, default=None)
+    made = max((_when(one)[:SECONDS] for one in found if one.get("reason") == MADE), default="")
+    warnings = [one for one in found if one.get("type") == "Warning" and one.get("reason") not in SCHEDULING]
+    newest = max((one for one in warnings if _when(one)[:SECONDS] >= made), key=_when, default=None)
     return "" if newest is None else " ".join(str(newest.get("message") or newest.get("reason") or "").split())[:WORDS]
 
 

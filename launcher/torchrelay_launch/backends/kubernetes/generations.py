@@ -113,13 +113,27 @@ def begin_next(storage: Storage, submitted: int, job: str) -> "int | OutcomeReco
         raise SupersededError(f"attempt {newest} of the run belongs to {owner}; this is {job}")
     if record.backend != "kubernetes" and newest != submitted:
         raise SupersededError(f"attempt {newest} of the run belongs to the backend {record.backend}; this is {job}")
+    outcome = outcome_of(storage, newest)
+    if begun is None and outcome is not None:
+        return _given_up(outcome, newest, asked_to_stop=stopped(storage, newest))
     if begun is None:
         inheriting.complete(storage, newest)
         return newest
-    outcome = outcome_of(storage, newest) or _conclude_silent(storage, newest, begun)
+    outcome = outcome or _conclude_silent(storage, newest, begun)
     if last_code(outcome, asked_to_stop=stopped(storage, newest)) in (0, STOPPED, ExitCode.SUPERSEDED, ExitCode.CONFIG):
         return outcome
     return claim_next(storage, record, job)
+
+
+def _given_up(outcome: OutcomeRecord, attempt: int, *, asked_to_stop: bool) -> OutcomeRecord:
+    """The outcome of an attempt that ended before it began. Raises: SupersededError unless somebody stopped it.
+
+    A launcher that got no answer when it made the job, and could not delete it, has told its user that it failed.
+    """
+    if asked_to_stop:
+        return outcome
+    why = outcome.failure.error if outcome.failure else str(outcome.outcome)
+    raise SupersededError(f"attempt {attempt} was given up before it began: {why}")
 
 
 def _owner(record: AttemptRecord, begun: Begin | None) -> str:

@@ -5,10 +5,8 @@ supervisor has started, or is killed with lines that were not flushed, leaves th
 pod is there.
 """
 
-import datetime
-
 from torchrelay.contract import records
-from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.errors import TorchrelayError
 from torchrelay.contract.log_lines import LogLine
 from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.base import LastWords
@@ -54,21 +52,17 @@ def _attempt_at(storage: Storage, finished: str | None, job: str) -> int:
     """The attempt of this job that was under way when a container ended."""
     all_of_run = [generations.record_of(storage, number) for number in records.attempt_numbers(storage)]
     ours = [one for one in all_of_run if one.backend_id == job]
-    begun = [one.number for one in ours if finished is None or one.created_at <= _seconds(finished)]
+    begun = [one.number for one in ours if finished is None or one.created_at <= watching.seconds(finished)]
     return begun[-1] if begun else ours[0].number
 
 
-def _seconds(moment: str) -> float:
-    return datetime.datetime.fromisoformat(moment).timestamp()
-
-
 def _texts(api: Api, pod: Object, container: str, *, previous: bool) -> list[str]:
-    """The end of a container's log, or why it cannot be had. Raises: ApiAwayError."""
+    """The end of a container's log, or why it cannot be had, as when the node that has it is lost."""
     try:
         return api.log(pod["metadata"]["name"], container, LINES, previous=previous).splitlines()
     except NotThereError:
         return []
-    except ConfigError as error:
+    except TorchrelayError as error:
         return [f"its log cannot be read: {error}"]
 
 

@@ -21,6 +21,10 @@ KINDS = {
     "LocalQueue": ("apis/kueue.x-k8s.io", "localqueues"),
 }
 INSTALL = {"JobSet": "JobSet", "TrainJob": "Kubeflow Trainer", "Workload": "Kueue", "LocalQueue": "Kueue"}
+_ADMISSION = "refused by the cluster's admission"
+_ANONYMOUS = (
+    'User "system:anonymous" cannot '  # no credentials came along, and the API lets such requests in to refuse them
+)
 _FORBIDDEN = re.compile(r'cannot (\w+) resource "([\w./]+)" in API group "([\w.-]*)"(?: in the namespace "([\w.-]+)")?')
 
 
@@ -34,12 +38,28 @@ class NotThereError(ConfigError):
     """The API knows no such object."""
 
 
+class ForbiddenError(ConfigError):
+    """Whoever asks may not do this, as far as the API knows."""
+
+
 class LoginError(ConfigError):
-    """The API does not know who asks: a token that has expired, or was never good."""
+    """The API does not know who asks: a token that has expired or was never good, or none."""
 
 
-class ConflictError(ApiAwayError):
-    """Somebody changed the object at the same time; to be tried again."""
+class NotDoneError(ApiAwayError):
+    """Nothing was done: the API was not reached, or says so."""
+
+
+class AgainError(NotDoneError):
+    """Somebody changed the object at the same time, or the quota that it counts to: to be tried again."""
+
+    wait_s = 0.1
+
+
+class BusyError(AgainError):
+    """Too many ask."""
+
+    wait_s = 1.0  # what an API server asks for, at least
 
 
 def explained(status: int, body: object, method: str, path: str, namespace: str) -> TorchrelayError:
@@ -51,22 +71,29 @@ def explained(status: int, body: object, method: str, path: str, namespace: str)
         return LoginError(
             f"the Kubernetes API does not accept the credentials ({message}); log in to the cluster again"
         )
+    if status == 403 and _ANONYMOUS in message:
+        return LoginError(
+            f"the kubeconfig gives no credentials for the Kubernetes API ({message}); log in to the cluster"
+        )
+    if status == 403 and "not yet ready to handle request" in message:
+        return ApiAwayError(f"the Kubernetes API has only just started: {message}")
     if status == 403:
-        return ConfigError(_forbidden(message, namespace))
+        return _forbidden(message, namespace)
     if status == 404:
         return _not_found(message, said, path, namespace)
     if status == 409 and said.get("reason") == "Conflict":
-        return ConflictError(f"the object was changed by somebody else at the same time: {message}")
+        return AgainError(f"the object was changed by somebody else at the same time: {message}")
     if status == 409:
-        return ConfigError(f"{message}: it exists already; `torchrelay status` shows the run that it belongs to")
+        return ConfigError(f"{message}; `torchrelay status` shows the run that it belongs to")
     if status == 410:
         return ApiAwayError(f"the Kubernetes API has forgotten what it was asked about: {message}")
     if status == 429 or status >= 500:
         if _denied(message):
-            return ConfigError(f"refused by the cluster's admission: {message}")
-        return ApiAwayError(f"the Kubernetes API could not {method} {path}: {status} {message}")
+            return ConfigError(f"{_ADMISSION}: {message}")
+        kind = BusyError if status == 429 else ApiAwayError
+        return kind(f"the Kubernetes API could not {method} {path}: {status} {message}")
     if _denied(message):
-        return ConfigError(f"refused by the cluster's admission: {message}")
+        return ConfigError(f"{_ADMISSION}: {message}")
     return ConfigError(f"the Kubernetes API refuses this: {message}")
 
 
@@ -78,19 +105,17 @@ def _denied(message: str) -> bool:
     )
 
 
-def _forbidden(message: str, namespace: str) -> str:
+def _forbidden(message: str, namespace: str) -> ConfigError:
     if "exceeded quota" in message:
-        return f"the quota of namespace {namespace} does not allow this: {message}"
+        return ConfigError(f"the quota of namespace {namespace} does not allow this: {message}")
     match = _FORBIDDEN.search(message)
     if match is None:
-        if _denied(message):
-            return f"refused by the cluster's admission: {message}"
-        return f"the Kubernetes API forbids this: {message}"
+        return ConfigError(f"{_ADMISSION if _denied(message) else 'the Kubernetes API forbids this'}: {message}")
     verb, resource, group, where = match.groups()
     rule = f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}'
-    return (
-        f"not allowed to {verb} {resource} in namespace {where or namespace}: add the rule {rule} to the Role, "
-        "as in k8s/rbac.yaml"
+    return ForbiddenError(
+        f"not allowed to {verb} {resource} in namespace {where or namespace}, if there is one: add the rule {rule} to "
+        "the Role, as in k8s/rbac.yaml"
     )
 
 

@@ -4,6 +4,9 @@ Everything is asked for by plain lists, never by watches: nothing here needs an 
 watch to be cut and no version to expire (410 Gone), and an API server that is away costs one answer.
 """
 
+import datetime
+import time
+
 from torchrelay.contract.errors import ConfigError, TorchrelayError
 from torchrelay.contract.exit_codes import RunState
 from torchrelay.contract.storage import Storage
@@ -24,6 +27,7 @@ from torchrelay_launch.runs.observed import Observed
 from torchrelay_launch.spec.models import Kubernetes
 
 LAST_WORDS = 300  # characters
+OVERDUE_S = 10.0  # how long after its grace a pod may take to be gone
 _OVER = (0, generations.STOPPED, 76, 78)
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 
@@ -80,14 +84,18 @@ def observed(job: Object, pods: list[Object], *, begun: bool, waits: str = "") -
     if condition(job, "Suspended") is not None:
         return Observed(RunState.PENDING, f"{name} is queued{waits and ': ' + waits}")
     alive = [one for one in pods if _alive(one)]
-    troubles = [text for text in map(trouble, alive) if text] + ([waits] if waits else [])
+    troubles = grouped(alive) + ([waits] if waits else [])
+    ended = [text for text in (ending(one) for one in pods if not _alive(one)) if text]
+    before = f"; before: {ended[-1]}" if ended else ""
     if troubles:
-        return Observed(RunState.RUNNING if begun and _all_run(alive) else RunState.PENDING, "; ".join(troubles))
+        running = begun and _all_run(alive)
+        return Observed(RunState.RUNNING if running else RunState.PENDING, "; ".join(troubles) + before)
+    count = f"{len(alive)} pod{'s' * (len(alive) != 1)}"
     if begun:
-        return Observed(RunState.RUNNING, f"{name}, {len(alive)} pod{'s' * (len(alive) != 1)}")
-    ended = [text for text in map(ending, pods) if text]
-    why = f"; before: {ended[-1]}" if ended else ""
-    return Observed(RunState.PENDING, f"{name} waits for its pods{why}")
+        return Observed(RunState.RUNNING, f"{name}, {count}")
+    if _all_run(alive):
+        return Observed(RunState.PENDING, f"{name}: {count} started, the attempt is about to begin{before}")
+    return Observed(RunState.PENDING, f"{name} waits for its pods{before}")
 
 
 def pods_of(api: Api, job: Object) -> list[Object]:
@@ -108,19 +116,55 @@ def condition(made: Object, kind: str) -> Object | None:
 
 def trouble(pod: Object) -> str:
     """Why a pod does not run, or an empty text if it does."""
-    name, status = pod["metadata"]["name"], pod.get("status") or {}
+    return "".join(grouped([pod]))
+
+
+def grouped(pods: list[Object]) -> list[str]:
+    """The troubles of several pods: each once, however many pods have it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for pod in pods:
+        found.setdefault(_trouble(pod), []).append(pod["metadata"]["name"])
+    return [_of_pods(those, what) + (why and f": {why}") for (what, why), those in found.items() if what]
+
+
+def _of_pods(those: list[str], what: str) -> str:
+    if len(those) == 1:
+        return f"pod {those[0]}{' ' if what.startswith('is ') else ': '}{what}"
+    many = f"{len(those)} pods, such as {those[0]}"
+    return f"{many}, are {what[3:]}" if what.startswith("is ") else f"{many}: {what}"
+
+
+def _trouble(pod: Object) -> tuple[str, str]:
+    """What keeps a pod from running, and what the cluster says of it; empty texts if it runs."""
+    status = pod.get("status") or {}
+    if pod["metadata"].get("deletionTimestamp"):
+        return "is being deleted", _why_deleted(pod)
     for one in status.get("conditions") or []:
         if one.get("type") == "PodScheduled" and one.get("status") == "False":
-            return f"pod {name} is not scheduled: {one.get('message') or one.get('reason')}"
+            return "is not scheduled", str(one.get("message") or one.get("reason"))
     for container in status.get("containerStatuses") or []:
         waiting = (container.get("state") or {}).get("waiting")
         if waiting:
             reason = waiting.get("reason", "")
-            said = f": {waiting['message']}" if waiting.get("message") else ""
-            return f"pod {name}: {WAITING.get(reason, reason or 'waits')}{said}"
-    if status.get("phase") == "Pending":
-        return f"pod {name} is being set up"
-    return ""
+            return WAITING.get(reason, reason or "waits"), str(waiting.get("message") or "")
+    if status.get("phase") != "Pending":
+        return "", ""
+    return "is being set up" if (pod.get("spec") or {}).get("nodeName") else "is to be scheduled", ""
+
+
+def _why_deleted(pod: Object) -> str:
+    """Why a pod has to go, and that its node does not say that it has gone."""
+    disrupted = condition(pod, "DisruptionTarget") or {}
+    why = DISRUPTIONS.get(disrupted.get("reason", ""), "")
+    overdue = time.time() - seconds(pod["metadata"]["deletionTimestamp"]) > OVERDUE_S  # which is the end of its grace
+    node = (pod.get("spec") or {}).get("nodeName")
+    silent = f"node {node} does not say that it has ended" if overdue and node else ""
+    return ", ".join(filter(None, (why, silent)))
+
+
+def seconds(moment: str) -> float:
+    """A time of the API's as seconds since 1970."""
+    return datetime.datetime.fromisoformat(moment).timestamp()
 
 
 def stuck(pod: Object) -> bool:
