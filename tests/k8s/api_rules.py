@@ -1,17 +1,26 @@
 """What the API server checks beyond its schema, for the objects that torchrelay makes: a list of complaints each.
 
 Written from the API reference and from what the validation of batch/v1 and core/v1, JobSet's webhook (v1alpha2) and the
-markers of Kubeflow Trainer's types (v1alpha1) say.
+markers of Kubeflow Trainer's types (v1alpha1) say. A few complaints are of what a server takes and pods then fail by:
+names that do not resolve, a user that the kubelet refuses, variables set twice.
 """
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
-LABEL_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
+from api_field_rules import (
+    LABEL_1123,
+    annotation_complaints,
+    container_complaints,
+    label_complaints,
+    placement_complaints,
+    resource_name_complaints,
+    service_complaints,
+    volume_complaints,
+)
+
 LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
-LABEL_VALUE = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]\Z|\Z")
-QUALIFIED_NAME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
 QUANTITY = re.compile(r"\d+(\.\d+)?(m|[KMGTPE]i|[kMGTPE])?\Z")
 ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*\Z")
 FACTORS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12} | {
@@ -27,17 +36,8 @@ def complaints(made: dict[str, Any]) -> list[str]:
 
 
 def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
-    for key, value in metadata.get("labels", {}).items():
-        if (
-            not QUALIFIED_NAME.match(key)
-            or not isinstance(value, str)
-            or len(value) > 63
-            or not LABEL_VALUE.match(value)
-        ):
-            yield f"label {key}: {value!r}"
-    for key, value in metadata.get("annotations", {}).items():
-        if not QUALIFIED_NAME.match(key) or not isinstance(value, str):
-            yield f"annotation {key}: {value!r}"
+    yield from label_complaints(metadata.get("labels", {}), "label")
+    yield from annotation_complaints(metadata.get("annotations", {}))
 
 
 def _service(made: dict[str, Any]) -> Iterator[str]:
@@ -49,6 +49,7 @@ def _service(made: dict[str, Any]) -> Iterator[str]:
         yield "several ports need names"
     if not made["spec"].get("selector"):
         yield "no selector, so no endpoints"
+    yield from service_complaints(made["spec"])
 
 
 def _job(made: dict[str, Any]) -> Iterator[str]:
@@ -57,7 +58,7 @@ def _job(made: dict[str, Any]) -> Iterator[str]:
         yield "subdomain is not the Service's name, so pods have no names"
 
 
-def _job_spec(name: str, spec: dict[str, Any]) -> Iterator[str]:  # noqa: PLR0912 - one branch a rule
+def _job_spec(name: str, spec: dict[str, Any]) -> Iterator[str]:
     completions, parallelism = spec.get("completions"), spec.get("parallelism", 1)
     if spec.get("completionMode") == "Indexed":
         if completions is None:
@@ -78,20 +79,23 @@ def _job_spec(name: str, spec: dict[str, Any]) -> Iterator[str]:  # noqa: PLR091
         if spec.get("podReplacementPolicy", "Failed") != "Failed":
             yield "podReplacementPolicy must be Failed with podFailurePolicy"
         yield from _failure_policy(spec)
-    for field in ("backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"):
-        if field in spec and (not isinstance(spec[field], int) or spec[field] < 0):
+    for field in ("backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "parallelism", "completions"):
+        if spec.get(field) is not None and (type(spec[field]) is not int or spec[field] < 0):
             yield f"{field} is {spec[field]!r}"
-    if spec.get("activeDeadlineSeconds") == 0:
-        yield "activeDeadlineSeconds is not positive"
-    per_index, most = spec.get("backoffLimitPerIndex"), spec.get("maxFailedIndexes")
-    if per_index is not None and (spec.get("completionMode") != "Indexed" or policy != "Never" or per_index < 0):
-        yield "backoffLimitPerIndex needs an Indexed Job with restartPolicy Never"
-    if most is not None and (per_index is None or not 0 <= most <= (completions or 0)):
-        yield "maxFailedIndexes needs backoffLimitPerIndex, and is at most completions"
+    yield from _limits_per_index(spec)
     if "selector" in spec:
         yield "the selector is the server's to make"
     yield from _metadata(spec["template"].get("metadata", {}))
     yield from _pod(spec["template"]["spec"])
+
+
+def _limits_per_index(spec: dict[str, Any]) -> Iterator[str]:
+    limit, most = spec.get("backoffLimitPerIndex"), spec.get("maxFailedIndexes")
+    never = spec["template"]["spec"].get("restartPolicy") == "Never"
+    if limit is not None and (spec.get("completionMode") != "Indexed" or not never or limit < 0):
+        yield "backoffLimitPerIndex needs an Indexed Job with restartPolicy Never"
+    if most is not None and (limit is None or not 0 <= most <= (spec.get("completions") or 0)):
+        yield "maxFailedIndexes needs backoffLimitPerIndex, and is at most completions"
 
 
 def _failure_policy(spec: dict[str, Any]) -> Iterator[str]:
@@ -127,6 +131,7 @@ def _pod(spec: dict[str, Any]) -> Iterator[str]:
         size = volume.get("emptyDir", {}).get("sizeLimit", "1")
         if not isinstance(size, str) or not QUANTITY.match(size):
             yield f"sizeLimit: {size!r} is no quantity in text"
+        yield from volume_complaints(volume)
     if spec.get("hostNetwork") and spec.get("dnsPolicy") != "ClusterFirstWithHostNet":
         yield "with the host's network, the Service's names resolve only with ClusterFirstWithHostNet"
     for container in spec["containers"]:
@@ -134,12 +139,7 @@ def _pod(spec: dict[str, Any]) -> Iterator[str]:
     context = spec.get("securityContext", {})
     if context.get("runAsNonRoot") and context.get("runAsUser") == 0:
         yield "runAsNonRoot as user 0"
-    for toleration in spec.get("tolerations", []):
-        if toleration.get("operator") == "Exists" and toleration.get("value"):
-            yield "a toleration with Exists has no value"
-    for one in spec.get("topologySpreadConstraints", []):
-        if one.get("maxSkew", 0) < 1 or one.get("whenUnsatisfiable") not in ("DoNotSchedule", "ScheduleAnyway"):
-            yield f"topologySpreadConstraints: {one}"
+    yield from placement_complaints(spec)
 
 
 def _container(container: dict[str, Any], volumes: set[str]) -> Iterator[str]:
@@ -159,6 +159,7 @@ def _container(container: dict[str, Any], volumes: set[str]) -> Iterator[str]:
     for mount in container.get("volumeMounts", []):
         if mount["name"] not in volumes or ":" in mount["mountPath"]:
             yield f"mount {mount}"
+    yield from container_complaints(container)
     yield from resource_complaints(container.get("resources", {}))
 
 
@@ -168,6 +169,7 @@ def resource_complaints(resources: dict[str, Any]) -> Iterator[str]:
         if not isinstance(value, str) or not QUANTITY.match(value):
             yield f"{name}: {value!r} is no quantity in text"
             return
+    yield from resource_name_complaints(sorted({*requests, *limits}))
     for name, value in limits.items():
         if name in requests and amount(requests[name]) > amount(value):
             yield f"{name}: the request is above the limit"

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from api_rules import complaints, immutable_complaints
 from api_statuses import GROUPS, Object, Refusal, conflict, exists, forbidden, invalid, not_allowed, not_found
 
+KINDS_OF_LISTS = {"pods": "PodList", "events": "EventList", "jobs": "JobList", "resourcequotas": "ResourceQuotaList"}
 NO_SUCH_PATH = Refusal(404, "404 page not found", plain=True)
 
 
@@ -110,7 +111,9 @@ class Cluster:
         items = [made for (where, kind, _), made in self.objects.items() if (where, kind) == (namespace, plural)]
         labels, fields = query.get("labelSelector", [""])[0], query.get("fieldSelector", [""])[0]
         items = [one for one in items if _labelled(one, labels) and _fielded(one, fields)]
-        return {"kind": "List", "metadata": {"resourceVersion": str(self._version)}, "items": items}
+        kind = KINDS_OF_LISTS.get(plural, "List")
+        items = [{key: value for key, value in one.items() if key not in ("kind", "apiVersion")} for one in items]
+        return {"kind": kind, "metadata": {"resourceVersion": str(self._version)}, "items": items}
 
     def _create(self, namespace: str, plural: str, _name: str, query: dict[str, list[str]], body: Object) -> Object:
         name = body["metadata"]["name"]
@@ -132,8 +135,8 @@ class Cluster:
     def _delete(self, namespace: str, plural: str, name: str, _query: dict[str, list[str]], body: Object) -> Object:
         made = self._known(namespace, plural, name)
         assert body.get("propagationPolicy") == "Foreground"
-        if self.slow_deletion:
-            made["metadata"]["deletionTimestamp"] = "2026-11-21T10:20:00Z"
+        made["metadata"] |= {"deletionTimestamp": "2026-11-21T10:20:00Z", "finalizers": ["foregroundDeletion"]}
+        if self.slow_deletion:  # by the garbage collector, pods first
             return made
         uid = made["metadata"]["uid"]
         owned = [
@@ -143,7 +146,7 @@ class Cluster:
         ]
         for key in [*owned, (namespace, plural, name)]:
             del self.objects[key]
-        return {"kind": "Status", "status": "Success"}
+        return made
 
     def _patch(self, namespace: str, plural: str, name: str, _query: dict[str, list[str]], body: Object) -> Object:
         if self.conflicts:

@@ -189,6 +189,22 @@ def test_an_api_group_that_is_not_there_is_no_object_that_is_not_there() -> None
     assert "JobSet is not installed there; use kubernetes.kind: job" in str(error)
 
 
+def test_what_is_invalid_is_said_without_the_servers_memory() -> None:
+    value = "core.SecurityContext{Privileged:(*bool)(0xc004aa678a), RunAsUser:(*int64)(nil)}"
+    why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
+    field = "spec.template.spec.containers[0].securityContext"
+    causes = [
+        {"reason": "FieldValueInvalid", "message": f"Invalid value: {value}: {why}", "field": field},
+        {"reason": "FieldValueRequired", "message": 'Required value: valid values: "Never"', "field": "spec.x"},
+    ]
+    details = {"name": "j", "group": "batch", "kind": "Job", "causes": causes}
+    message = f'Job.batch "j" is invalid: [{field}: Invalid value: {value}: {why}, spec.x: Required value]'
+    body = json.dumps({"message": message, "reason": "Invalid", "details": details})
+    error = client.explained(422, body, "POST", "/apis/batch/v1/namespaces/x/jobs", "x")
+    says = f'Job j is invalid: {field}: {why}; spec.x: Required value: valid values: "Never"'
+    assert str(error) == f"the Kubernetes API refuses this: {says}"
+
+
 def test_a_policy_of_the_clusters_is_named() -> None:
     message = "ValidatingAdmissionPolicy 'owners' with binding 'all' denied request: no owner label"
     error = client.explained(422, json.dumps({"message": message}), "POST", "/apis/batch/v1/namespaces/x/jobs", "x")

@@ -43,3 +43,21 @@ def test_doctor_asks_for_more_gpus_than_any_node_has(
     code, said = doctor(capsys, str(spec))
     assert code == 78
     assert "WRONG gpus       0 of 1 nodes have 8" in said
+
+
+@pytest.mark.parametrize(
+    ("each", "nodes", "says"),
+    [
+        (2, 2, "ok    gpus       1 of 1 nodes have 2 of nvidia.com/gpu, places for 2 pods; the job needs 2"),
+        (4, 2, "note  gpus       1 of 1 nodes have 4 of nvidia.com/gpu, places for 1 pods; the job needs 2"),
+    ],
+)
+def test_doctor_counts_the_places_for_pods(
+    each: int, nodes: int, says: str, kubeconfig: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "job.yaml"
+    wanted = f"resources: {{gpus_per_node: {each}, nodes: {nodes}}}"
+    spec.write_text(f"name: j\nscript: train.py\n{wanted}\nkubernetes: {{image: 'i:1'}}\n")
+    code, said = doctor(capsys, str(spec))
+    assert code == 0
+    assert says in said

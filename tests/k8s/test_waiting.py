@@ -105,3 +105,14 @@ def test_a_pod_that_has_to_go(
     assert found is not None
     assert found.says.endswith(says)
     assert found.state is (RunState.RUNNING if begun else RunState.PENDING)
+
+
+def test_a_pod_whose_node_is_lost(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+    """It stays Running for five minutes, which is no start of an attempt."""
+    started = submit(job, tmp_path)
+    ready = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
+    made = pod(started, phase="Running", conditions=ready) | {"spec": {"nodeName": "n1"}}
+    name = cluster.put("pods", made)["metadata"]["name"]
+    found = watching.observe(started.storage, 1)
+    assert found is not None
+    assert found.says == f"pod {name} is on a node that does not answer: n1"

@@ -15,17 +15,19 @@ LABEL = Limits(
     pattern=r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
     pattern_says="lower-case letters, digits and '-', at most 63, starting and ending with a letter or digit",
 )
-_QUALIFIED_NAME = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_DOMAIN = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/"
+_PLAIN_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _KEY = "a name: letters, digits, '-', '_' and '.', at most 63, and a domain and '/' before it if you like"
 LABELS = Limits(
     pattern=r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?",
     pattern_says="a value of a label: letters, digits, '-', '_' and '.', at most 63",
-    keys=_QUALIFIED_NAME,
+    keys=f"({_DOMAIN})?{_PLAIN_NAME}",
     keys_say=_KEY,
 )
-ANNOTATIONS = Limits(keys=_QUALIFIED_NAME, keys_say=_KEY)
-RESOURCE = Limits(pattern=_QUALIFIED_NAME, pattern_says="a resource such as nvidia.com/gpu")
-DEVICES = Limits(minimum=1, keys=_QUALIFIED_NAME, keys_say="a resource such as rdma/hca")
+# The API takes capitals in the domain of an annotation.
+ANNOTATIONS = Limits(keys=f"({_DOMAIN.replace('a-z', 'a-zA-Z')})?{_PLAIN_NAME}", keys_say=_KEY)
+RESOURCE = Limits(pattern=_DOMAIN + _PLAIN_NAME, pattern_says="a resource such as nvidia.com/gpu")
+DEVICES = Limits(minimum=1, keys=_DOMAIN + _PLAIN_NAME, keys_say="a resource such as rdma/hca")
 CAPABILITY = Limits(pattern=r"[A-Z][A-Z0-9_]*", pattern_says="a capability's name in capitals, without CAP_")
 MOUNT = Limits(pattern=r"/[^:]*", pattern_says="an absolute path without ':'")
 

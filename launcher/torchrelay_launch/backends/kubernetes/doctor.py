@@ -129,9 +129,10 @@ def _gpus(api: Api, job: JobSpec | None, options: Kubernetes) -> Iterator[Findin
         return
     counts = [int((one["status"].get("allocatable") or {}).get(options.gpu_resource, "0")) for one in nodes]
     fitting = sum(count >= wanted for count in counts)
-    needed = job.resources.nodes.minimum if job else 1
-    text = f"{fitting} of {len(nodes)} nodes have {wanted} of {options.gpu_resource}; the job needs {needed}"
-    yield Finding("gpus", text, ok=fitting > 0)
+    places, needed = sum(count // wanted for count in counts), job.resources.nodes.minimum if job else 1
+    text = f"{fitting} of {len(nodes)} nodes have {wanted} of {options.gpu_resource}, places for {places} pods; "
+    enough = True if places >= needed else None if places else False  # a cluster that has some may grow
+    yield Finding("gpus", f"{text}the job needs {needed}", ok=enough)
 
 
 def _image(options: Kubernetes) -> Iterator[Finding]:

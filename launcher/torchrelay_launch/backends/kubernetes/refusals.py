@@ -25,6 +25,10 @@ _ADMISSION = "refused by the cluster's admission"
 _ANONYMOUS = (
     'User "system:anonymous" cannot '  # no credentials came along, and the API lets such requests in to refuse them
 )
+# As in `Invalid value: core.SecurityContext{Privileged:(*bool)(0xc004aa678a)}: cannot set ...`
+_VALUE = re.compile(
+    r"^\w+ value: [\w.*&\[\]]*\{.*\}: "
+)  # Invalid value: core.SecurityContext{Privileged:(*bool)(0xc0...)}:
 _FORBIDDEN = re.compile(r'cannot (\w+) resource "([\w./]+)" in API group "([\w.-]*)"(?: in the namespace "([\w.-]+)")?')
 
 
@@ -94,7 +98,15 @@ def explained(status: int, body: object, method: str, path: str, namespace: str)
         return kind(f"the Kubernetes API could not {method} {path}: {status} {message}")
     if _denied(message):
         return ConfigError(f"{_ADMISSION}: {message}")
-    return ConfigError(f"the Kubernetes API refuses this: {message}")
+    return ConfigError(f"the Kubernetes API refuses this: {_invalid(said) or message}")
+
+
+def _invalid(said: dict[str, Any]) -> str:
+    """What is wrong with which field, without the values that the API prints as it holds them in memory."""
+    details = said.get("details") or {}
+    causes = [one for one in details.get("causes") or [] if one.get("field") and one.get("message")]
+    texts = [f"{one['field']}: {_VALUE.sub('', one['message'])}" for one in causes]
+    return f"{details.get('kind')} {details.get('name')} is invalid: {'; '.join(texts)}" if texts else ""
 
 
 def _denied(message: str) -> bool:

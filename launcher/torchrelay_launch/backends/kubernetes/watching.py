@@ -147,9 +147,16 @@ def _trouble(pod: Object) -> tuple[str, str]:
         if waiting:
             reason = waiting.get("reason", "")
             return WAITING.get(reason, reason or "waits"), str(waiting.get("message") or "")
+    if status.get("phase") == "Running" and _node_is_silent(pod):
+        return "is on a node that does not answer", str((pod.get("spec") or {}).get("nodeName") or "")
     if status.get("phase") != "Pending":
         return "", ""
     return "is being set up" if (pod.get("spec") or {}).get("nodeName") else "is to be scheduled", ""
+
+
+def _node_is_silent(pod: Object) -> bool:
+    """Whether the node controller took a pod's readiness away, which leaves that of its containers as it was."""
+    return condition(pod, "ContainersReady") is not None and condition(pod, "Ready") is None
 
 
 def _why_deleted(pod: Object) -> str:
