@@ -49,6 +49,15 @@ STATES = {
         RunState.PENDING,
         "being set up (image, volumes)",
     ),
+    "a site's own container": (
+        {
+            "phase": "Pending",
+            "initContainerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "mesh:9"}}}],
+            "containerStatuses": [{"state": {"waiting": {"reason": "PodInitializing"}}}],
+        },
+        RunState.PENDING,
+        "the image cannot be pulled: mesh:9",
+    ),
     "image": (
         {
             "phase": "Pending",

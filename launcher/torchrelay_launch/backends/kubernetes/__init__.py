@@ -8,6 +8,7 @@ merge.py       strategic merge patches
 reach.py       whether pods can reach the run's storage
 code.py        the code snapshot
 client.py      the API by the official client
+kubeconfig.py  which cluster that is
 refusals.py    what the API's complaints mean
 creation.py    creating the objects, with all that can be refused
 states.py      Kubernetes' words, as tables

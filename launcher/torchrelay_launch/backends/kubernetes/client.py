@@ -6,11 +6,10 @@ import os
 import re
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from torchrelay.contract.errors import ConfigError
-from torchrelay_launch.backends.kubernetes import logins
+from torchrelay_launch.backends.kubernetes import kubeconfig, logins
 from torchrelay_launch.backends.kubernetes.refusals import (
     KINDS,
     AgainError,
@@ -152,8 +151,8 @@ class Api:
             raise refused from None
         except (HTTPError, OSError) as error:
             _silent[host] = time.monotonic()
-            kind = NotDoneError if _not_sent(error) else ApiAwayError
-            raise kind(f"the Kubernetes API at {host} does not answer: {_reason(error)}") from None
+            away = NotDoneError if _not_sent(error) else ApiAwayError
+            raise away(f"the Kubernetes API at {host} does not answer: {_reason(error)}") from None
 
     def _note_warnings(self, header: str) -> None:
         """Such as that pods would not be admitted in this namespace (RFC 7234, section 5.5)."""
@@ -185,29 +184,32 @@ def connect(options: Kubernetes, namespace: str | None = None) -> Api:
 
 def _kubeconfig(config: Any) -> tuple[object, ...]:
     """Where the kubeconfig is and when it was changed last."""
-    where = str(config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION)
-    changed = []
-    for path in where.split(os.pathsep):
+    found: list[object] = []
+    for path in kubeconfig.files(config):
         with contextlib.suppress(OSError):
-            changed.append(Path(path).expanduser().stat().st_mtime_ns)
-    return where, *changed
+            found += [path, path.stat().st_mtime_ns]
+    return tuple(found)
 
 
 def _connection(client: Any, config: Any, context: str | None) -> tuple[Any, str | None]:
     """A client, and the namespace that belongs to it. Raises: ConfigError."""
     configuration = client.Configuration()
     configuration.retries = 1
+    files = kubeconfig.files(config)
+    joined, chosen = os.pathsep.join(map(str, files)), context or kubeconfig.current_context(files)
     try:
         with logins.heard() as said:
-            config.load_kube_config(context=context, client_configuration=configuration)
+            config.load_kube_config(joined, context=chosen, client_configuration=configuration)
         if said and logins.anonymous(configuration):
             raise logins.failed(said)
-        namespace = _namespace_of_context(config, context)
+        namespace = _namespace_of_context(config, joined, chosen)
     except config.ConfigException as error:
         if context is not None:
-            raise _no_context(config, context, str(error)) from None
+            raise _no_context(config, joined, context, str(error)) from None
         _in_cluster(config, configuration, error)
         namespace = _own_namespace()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # the client trusts the file to be sound
+        raise kubeconfig.unusable(joined, f"{type(error).__name__}: {error}") from None
     return client.ApiClient(configuration), namespace
 
 
@@ -223,17 +225,17 @@ def _reason(error: BaseException) -> str:
     return re.sub(r"^(<.*?object at 0x[0-9a-f]+>|\w+\(host=.*?\)): ", "", str(reason))
 
 
-def _no_context(config: Any, wanted: str, said: str) -> ConfigError:
+def _no_context(config: Any, files: str, wanted: str, said: str) -> ConfigError:
     try:
-        contexts, _ = config.list_kube_config_contexts()
+        contexts, _ = config.list_kube_config_contexts(files)
     except config.ConfigException:
         return ConfigError(f"kubernetes.context: {wanted!r}: {said}")
     there = ", ".join(str(one["name"]) for one in contexts) or "none"
     return ConfigError(f"kubernetes.context: the kubeconfig has no usable context {wanted!r}; there is: {there}")
 
 
-def _namespace_of_context(config: Any, wanted: str | None) -> str | None:
-    contexts, active = config.list_kube_config_contexts()
+def _namespace_of_context(config: Any, files: str, wanted: str | None) -> str | None:
+    contexts, active = config.list_kube_config_contexts(files)
     chosen = next((one for one in contexts if one["name"] == wanted), active)
     return (chosen.get("context") or {}).get("namespace") if chosen else None
 

@@ -142,7 +142,7 @@ def _trouble(pod: Object) -> tuple[str, str]:
     for one in status.get("conditions") or []:
         if one.get("type") == "PodScheduled" and one.get("status") == "False":
             return "is not scheduled", str(one.get("message") or one.get("reason"))
-    for container in status.get("containerStatuses") or []:
+    for container in _containers(status):
         waiting = (container.get("state") or {}).get("waiting")
         if waiting:
             reason = waiting.get("reason", "")
@@ -176,8 +176,13 @@ def seconds(moment: str) -> float:
 
 def stuck(pod: Object) -> bool:
     """Whether a pod waits for what will not come by itself."""
-    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    containers = _containers(pod.get("status") or {})
     return any(((one.get("state") or {}).get("waiting") or {}).get("reason") in STUCK for one in containers)
+
+
+def _containers(status: Object) -> list[Object]:
+    """Statuses of a pod's containers, and before them of those that a site puts in to start first."""
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 
 def ending(pod: Object) -> str:

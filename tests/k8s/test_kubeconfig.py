@@ -1,0 +1,85 @@
+"""Which cluster, login and namespace: those that kubectl would use, or in a pod the pod's own."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from api_server import kubeconfig_of
+
+from torchrelay.contract.errors import ConfigError
+from torchrelay_launch.backends.kubernetes import client
+from torchrelay_launch.backends.kubernetes.client import Api, connect
+from torchrelay_launch.spec.models import Kubernetes
+
+LOCATION = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+
+def written(path: Path, url: str, namespace: str, context: str) -> Path:
+    config: dict[str, Any] = kubeconfig_of(url)
+    names = {"name": context, "context": {"cluster": context, "user": context, "namespace": namespace}}
+    config |= {"current-context": context, "contexts": [names], "clusters": [config["clusters"][0] | {"name": context}]}
+    config["users"] = [config["users"][0] | {"name": context}]
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def host_of(api: Api) -> str:
+    return str(api._client.configuration.host)
+
+
+def test_the_first_of_several_files_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    first = written(tmp_path / "first", "http://127.0.0.1:1", "n1", "one")
+    second = written(tmp_path / "second", "http://127.0.0.1:2", "n2", "two")
+    monkeypatch.setattr(LOCATION, os.pathsep.join(map(str, (tmp_path / "none", empty, first, second))))
+    api = connect(Kubernetes())
+    assert (host_of(api), api.namespace) == ("http://127.0.0.1:1", "n1")
+    other = connect(Kubernetes(context="two"))
+    assert (host_of(other), other.namespace) == ("http://127.0.0.1:2", "n2")
+
+
+def test_an_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".kube").mkdir()
+    written(tmp_path / ".kube" / "config", "http://127.0.0.1:1", "n1", "one")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(LOCATION, "")
+    assert connect(Kubernetes()).namespace == "n1"
+
+
+@pytest.mark.parametrize("text", ["current-context: [", "- 1\n", "{}\n", "contexts: 3\n", "users: [a]\n", "\x00"])
+def test_a_file_that_is_no_kubeconfig(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text(text)
+    monkeypatch.setattr(LOCATION, str(tmp_path / "config"))
+    with pytest.raises(ConfigError, match="set KUBECONFIG"):
+        connect(Kubernetes())
+
+
+def test_in_a_pod_the_pods_own_account_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = {"token": "of-the-pod", "ca.crt": "-----BEGIN CERTIFICATE-----\n", "namespace": "training\n"}
+    for name, text in account.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(LOCATION, str(tmp_path / "none"))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setattr(client, "SERVICE_ACCOUNT", str(tmp_path / "namespace"))
+    monkeypatch.setattr("kubernetes.client.ApiClient", Unconnected)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    api = connect(Kubernetes())
+    assert (host_of(api), api.namespace) == ("https://10.96.0.1:443", "training")
+    assert api._client.configuration.api_key["authorization"] == "bearer of-the-pod"
+
+
+class Unconnected:
+    """A client that opens nothing, since the certificate is none."""
+
+    def __init__(self, configuration: Any) -> None:
+        self.configuration = configuration
