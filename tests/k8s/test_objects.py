@@ -134,7 +134,11 @@ def test_a_volume_may_be_mounted_more_than_once() -> None:
         (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
         (container,) = replicated["template"]["spec"]["template"]["spec"]["containers"]
         mounted.append((patch["manager"], [one["mountPath"] for one in container["volumeMounts"]]))
-    assert mounted == [("torchrelay", ["/x", "/b"]), ("torchrelay-2", ["/y"]), ("torchrelay-3", ["/z"])]
+    assert mounted == [
+        ("torchrelay/launcher", ["/x", "/b"]),
+        ("torchrelay/launcher-2", ["/y"]),
+        ("torchrelay/launcher-3", ["/z"]),
+    ]
 
 
 def test_root_is_what_capabilities_need() -> None:
