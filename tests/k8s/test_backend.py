@@ -12,10 +12,10 @@ from api_server import Cluster, Refusal
 from api_statuses import exists
 from submitting import name_of, refusal, submit, with_options
 
-from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.exit_codes import RunState
 from torchrelay.contract.storage import open_storage
-from torchrelay_launch.backends.kubernetes import client
+from torchrelay_launch.backends.kubernetes import client, generations
 from torchrelay_launch.backends.kubernetes.code import fetch
 from torchrelay_launch.backends.kubernetes.participation import take_part
 from torchrelay_launch.cli import main
@@ -232,3 +232,32 @@ def test_a_pod_outside_an_indexed_job_says_so(
     ]
     assert take_part(words, []) == 78
     assert "JOB_COMPLETION_INDEX is not set" in (tmp_path / "message").read_text()
+
+
+def test_a_pod_that_may_not_write_does_not_wait(
+    job: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kubeconfig: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder is somebody else's: the pod would hold its GPUs until `kubernetes.join` is over, and say nothing."""
+    started = submit(job, tmp_path)
+
+    def denied(*_: object) -> None:
+        raise StorageError(f"cannot write {tmp_path}: Permission denied") from PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(generations, "write_begin", denied)
+    monkeypatch.setenv("TORCHRELAY_TERMINATION_LOG", str(tmp_path / "message"))
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    name = started.handle.backend_id
+    words = [
+        "--run",
+        started.storage.url,
+        "--attempt",
+        "1",
+        "--job",
+        name,
+        "--nodes",
+        "1",
+        "--coordinator",
+        "j-0.j:29400",
+    ]
+    assert take_part(words, []) == 78
+    assert "Permission denied; pods run as user" in (tmp_path / "message").read_text()

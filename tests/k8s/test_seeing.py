@@ -125,14 +125,14 @@ def test_last_words_of_a_container_that_crashed(
     started = submit(job, tmp_path)
     begin(started)
     started.storage.append(layout.node_log(1, 1), b"[node 1] gang 0 starts\n")
-    made = cluster.put("pods", crashed(started, 137, reason="OOMKilled"))
+    made = cluster.put("pods", crashed(started, 137, reason="OOMKilled", message="no module named x"))
     name = made["metadata"]["name"]
-    cluster.logs[name] = "[node 1] gang 0 starts\n[node 1 rank 1] not flushed\nTraceback: no module named x\n"
+    cluster.logs[name] = "[node 1] gang 0 starts\n[node 1 rank 1] not flushed\ntorchrelay: no module named x\n"
     assert shown(started, capsys, "logs").splitlines() == [
         "[node 1] gang 0 starts",
         f"[node 1] pod {name}: killed for memory: raise resources.memory",
         "[node 1 rank 1] not flushed",
-        "[node 1] pod: Traceback: no module named x",
+        "[node 1] pod: torchrelay: no module named x",
     ]
     assert shown(started, capsys, "logs", "--rank", "1") == "[node 1 rank 1] not flushed\n"
     assert shown(started, capsys, "logs", "--node", "0") == ""

@@ -53,6 +53,8 @@ class Pod:
         try:
             return take_part()
         except StorageError as error:
+            if isinstance(error.__cause__, PermissionError):  # which no waiting mends
+                raise ConfigError(f"{error}; pods run as user {os.getuid()}, see kubernetes.run_as_user") from error
             if time.monotonic() - self._waiting_since > self._options.join_s:
                 raise
             say(f"{error}; trying again")

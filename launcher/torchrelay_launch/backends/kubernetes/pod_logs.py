@@ -72,7 +72,8 @@ def _lines(storage: Storage, attempt: int, pod: Object, ended: Object, texts: li
     written = {
         line.text for path in node_logs(storage, attempt) for line in whole_lines(storage, path, unfinished=True)
     }
-    message = [one for one in str(ended.get("message") or "").splitlines() if one not in texts]
+    message = str(ended.get("message") or "").splitlines()
+    message = [one for one in message if not any(text.endswith(one) for text in texts)]
     new = [one for one in texts + message if one.strip() and one not in written]
     return [str(LogLine(node, None, watching.ending_of(pod, ended)))] + [
         one if one.startswith("[node ") else str(LogLine(node, None, f"pod: {one}")) for one in new
