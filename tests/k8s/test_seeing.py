@@ -167,6 +167,8 @@ def test_last_words_that_went_with_their_node(
     assert "killed for memory" in said
     assert "its log cannot be read" in said
     assert "connection refused" in said
+    cluster.forbidden.add(("get", "jobs"))
+    assert run_status(started.storage).unreachable == ""  # the API itself was there all the time
 
 
 def test_last_words_of_a_container_that_was_started_again(

@@ -146,7 +146,7 @@ class Api:
                 raise ApiAwayError(
                     f"the Kubernetes API is just back, and may not know all rights yet: {refused}"
                 ) from None
-            if status >= 500:
+            if status >= 500 and not path.endswith("/log"):  # for which the pod's node is asked
                 _silent[host] = time.monotonic()
             raise refused from None
         except (HTTPError, OSError) as error:

@@ -22,13 +22,9 @@ KINDS = {
 }
 INSTALL = {"JobSet": "JobSet", "TrainJob": "Kubeflow Trainer", "Workload": "Kueue", "LocalQueue": "Kueue"}
 _ADMISSION = "refused by the cluster's admission"
-_ANONYMOUS = (
-    'User "system:anonymous" cannot '  # no credentials came along, and the API lets such requests in to refuse them
-)
+_ANONYMOUS = 'User "system:anonymous" cannot '  # the API lets requests without credentials in, to refuse them
 # As in `Invalid value: core.SecurityContext{Privileged:(*bool)(0xc004aa678a)}: cannot set ...`
-_VALUE = re.compile(
-    r"^\w+ value: [\w.*&\[\]]*\{.*\}: "
-)  # Invalid value: core.SecurityContext{Privileged:(*bool)(0xc0...)}:
+_VALUE = re.compile(r"^\w+ value: [\w.*&\[\]]*\{.*\}: ")
 _FORBIDDEN = re.compile(r'cannot (\w+) resource "([\w./]+)" in API group "([\w.-]*)"(?: in the namespace "([\w.-]+)")?')
 
 
