@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs what the tests need from Debian's or Ubuntu's own packages: slurmctld, slurmd, slurmdbd with MariaDB and munge
-# for a real Slurm, and iproute2 for pods in networks of their own. Does nothing when all of it is there. Starts no service: the tests start daemons of their own.
+# for a real Slurm, iproute2 for pods in networks of their own, openssl for a certificate. Does nothing when all of it is
+# there. Starts no service: the tests start daemons of their own.
 set -euo pipefail
 
-programs=(slurmctld slurmd slurmdbd sbatch sacct munged mariadbd mariadb-install-db ip)
-packages=(slurm-wlm slurmdbd munge mariadb-server iproute2)
+programs=(slurmctld slurmd slurmdbd sbatch sacct munged mariadbd mariadb-install-db ip openssl)
+packages=(slurm-wlm slurmdbd munge mariadb-server iproute2 openssl)
 
 missing() {
     local program

@@ -41,3 +41,10 @@ def begin(started: Started, attempt: int = 1) -> None:
 def pod(started: Started, **status: Any) -> dict[str, Any]:
     labels = {"torchrelay/run": started.storage.url.rpartition("/")[2], "torchrelay/attempt": "1"}
     return {"metadata": {"name": f"{name_of(started)}-0-abcde", "labels": labels}, "status": status}
+
+
+def pod_argv(run: str, job: str = "j", nodes: int = 1) -> list[str]:
+    """What a pod of a run's first attempt is told."""
+    words = {"--run": run, "--attempt": 1, "--job": job, "--nodes": nodes, "--join": 9}
+    words |= {"--coordinator": f"{job}-0.{job}:29400"}
+    return [str(word) for pair in words.items() for word in pair]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from api_server import Cluster, Refusal
 from api_statuses import exists
-from submitting import name_of, refusal, submit, with_options
+from submitting import name_of, pod_argv, refusal, submit, with_options
 
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.exit_codes import RunState
@@ -216,21 +216,7 @@ def test_a_pod_outside_an_indexed_job_says_so(
 ) -> None:
     monkeypatch.setenv("TORCHRELAY_TERMINATION_LOG", str(tmp_path / "message"))
     monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
-    words = [
-        "--run",
-        str(tmp_path),
-        "--attempt",
-        "1",
-        "--job",
-        "j",
-        "--nodes",
-        "1",
-        "--coordinator",
-        "j-0.j:29400",
-        "--join",
-        "9",
-    ]
-    assert take_part(words, []) == 78
+    assert take_part(pod_argv(str(tmp_path)), []) == 78
     assert "JOB_COMPLETION_INDEX is not set" in (tmp_path / "message").read_text()
 
 
@@ -246,18 +232,5 @@ def test_a_pod_that_may_not_write_does_not_wait(
     monkeypatch.setattr(generations, "write_begin", denied)
     monkeypatch.setenv("TORCHRELAY_TERMINATION_LOG", str(tmp_path / "message"))
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
-    name = started.handle.backend_id
-    words = [
-        "--run",
-        started.storage.url,
-        "--attempt",
-        "1",
-        "--job",
-        name,
-        "--nodes",
-        "1",
-        "--coordinator",
-        "j-0.j:29400",
-    ]
-    assert take_part(words, []) == 78
+    assert take_part(pod_argv(started.storage.url, started.handle.backend_id), []) == 78
     assert "Permission denied; pods run as user" in (tmp_path / "message").read_text()

@@ -1,6 +1,10 @@
 """Which cluster, login and namespace: those that kubectl would use, or in a pod the pod's own."""
 
 import os
+import ssl
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +80,23 @@ def test_in_a_pod_the_pods_own_account_is_used(tmp_path: Path, monkeypatch: pyte
     api = connect(Kubernetes())
     assert (host_of(api), api.namespace) == ("https://10.96.0.1:443", "training")
     assert api._client.configuration.api_key["authorization"] == "bearer of-the-pod"
+
+
+def test_a_certificate_that_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = tmp_path / "certificate", tmp_path / "key"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    subprocess.run([*made, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        path = written(tmp_path / "config", f"https://127.0.0.1:{server.server_port}", "n1", "one")
+        monkeypatch.setattr(LOCATION, str(path))
+        with pytest.raises(ConfigError, match=r"is not trusted: .*see certificate-authority"):
+            connect(Kubernetes()).list("Pod")
+        server.shutdown()
 
 
 class Unconnected:

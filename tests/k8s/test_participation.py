@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from submitting import pod_argv
 
 from torchrelay.contract import layout, records
 from torchrelay.contract.exit_codes import ExitCode, Outcome
@@ -129,9 +130,7 @@ def test_a_job_that_was_applied_by_hand_says_how_to_start_it(
     message = tmp_path / "message"
     monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
     monkeypatch.setenv("TORCHRELAY_TERMINATION_LOG", str(message))
-    argv = ["--run", str(tmp_path / "runs" / "x"), "--attempt", "1", "--job", "x-a1", "--nodes", "2"]
-    argv += ["--coordinator", "x-a1-0.x-a1:29400", "--join", "30"]
-    assert participation.take_part(argv, []) == ExitCode.CONFIG
+    assert participation.take_part(pod_argv(str(tmp_path / "runs" / "x"), nodes=2), []) == ExitCode.CONFIG
     assert "start it with `torchrelay submit`" in message.read_text()
 
 

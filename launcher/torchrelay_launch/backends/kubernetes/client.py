@@ -150,6 +150,11 @@ class Api:
                 _silent[host] = time.monotonic()
             raise refused from None
         except (HTTPError, OSError) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise ConfigError(
+                    f"the certificate of the Kubernetes API at {host} is not trusted: {_reason(error)}; see "
+                    "certificate-authority of the cluster in the kubeconfig"
+                ) from None
             _silent[host] = time.monotonic()
             away = NotDoneError if _not_sent(error) else ApiAwayError
             raise away(f"the Kubernetes API at {host} does not answer: {_reason(error)}") from None

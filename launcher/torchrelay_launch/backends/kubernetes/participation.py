@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torchrelay.contract import environment
-from torchrelay.contract.errors import StorageError, TorchrelayError
+from torchrelay.contract.errors import ConfigError, StorageError, TorchrelayError
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import OutcomeRecord
 from torchrelay.contract.storage import Storage, open_storage
