@@ -5,7 +5,6 @@
 
 import os
 import secrets
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -34,7 +33,7 @@ ROWS = (
 )
 MEMORY = {"save_memory": "saving", "restore_memory": "restoring"}
 SAVING, RESTORING = ("stall_s", "durable_s", "save_memory"), ("restore_s", "restore_memory")
-LARGE_MB, LARGE_TRIALS, BESIDE_TRIALS = 1000, 2, 5
+LARGE_MB, LARGE_TRIALS, BESIDE_TRIALS = 1000, 3, 5
 Figures = dict[str, dict[str, list[float]]]
 
 
@@ -57,7 +56,8 @@ class Place:
         found: Figures = {side: {name: [] for name in (*SAVING, *RESTORING)} for side in self.sides}
         for trial in range(self.trials):
             restores = self.restores if self.restored is None or trial < self.restored else 0
-            for side in self.sides:
+            first = trial % len(self.sides)  # a side finds the memory and the disk as the one before has left them
+            for side in self.sides[first:] + self.sides[:first]:
                 text = self._run(side, restores)
                 for name in (*SAVING, *RESTORING) if restores else SAVING:
                     found[side][name].append(printed(text, name))
@@ -91,22 +91,23 @@ def rows(trials: int) -> list[Row]:
     """All sizes on disk, and the steps beside a save."""
     made: list[Row] = []
     for megabytes in SIZES:
-        times, saves = (LARGE_TRIALS, 3) if megabytes > LARGE_MB else (trials, 4)
-        made += Place("disk", megabytes, times, tuple(SIDES), saves).rows()
+        times, saves, restores = (LARGE_TRIALS, 6, 1) if megabytes > LARGE_MB else (trials, 8, 3)
+        made += Place("disk", megabytes, times, tuple(SIDES), saves, restores=restores).rows()
         sys.stderr.write(f"{megabytes} MB done\n")
     return [*made, _beside(1, "at most 1.05"), _beside(2, "")]
 
 
 def _beside(ranks: int, aim: str) -> Row:
-    """How much slower steps are while a save is under way."""
+    """How much slower steps are while a save is under way, and while somebody else writes as much."""
     launch = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    figures = []
+    saving, writing = [], []
     for _ in range(BESIDE_TRIALS):
         with tempfile.TemporaryDirectory() as folder:
             text = output([*launch, str(PROGRAMS / "beside.py"), str(SIZES[0]), folder])
-            figures.append(printed(text, "slowing"))
+            saving.append(printed(text, "slowing"))
+            writing.append(printed(text, "writing"))
     spare = (os.cpu_count() or 1) - ranks
     cores = f"{spare} core{'s' if spare != 1 else ''} to spare" if spare > 0 else "no core to spare"
     what = f"{SIZES[0]} MB, disk: steps while a save is under way, {ranks} rank{'s' if ranks > 1 else ''}, {cores}"
-    middle = statistics.median(figures)
-    return Row(what, spread(figures, "times"), "the same steps without a save", f"{middle:.2f}", aim)
+    against = f"a process that only writes and syncs as much: {spread(writing, 'times')}"
+    return Row(what, spread(saving, "times as long as without"), against, f"{ratio(saving, writing):.2f}", aim)

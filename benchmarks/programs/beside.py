@@ -1,12 +1,17 @@
-"""Steps while a save is under way, against the same steps without one: prints `slowing`. `beside.py MEGABYTES FOLDER`.
+"""Steps while a save is under way, against the same steps without one. `beside.py MEGABYTES FOLDER`.
 
-A step computes on one thread for about 20 ms and, with several ranks, sums 1 MB over them. The copy between two steps,
-for which training stands still, is not counted here.
+Prints `slowing`, and `writing`: the same beside another process that does nothing but write and sync as many bytes,
+which is what the machine itself asks for that. A step computes on one thread for about 20 ms and, with several ranks,
+sums 1 MB over them. The copy between two steps, for which training stands still, is not counted here.
 """
 
+import select
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,8 +23,23 @@ from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.training import Checkpoint
 from torchrelay.world import Wanted, World, join
 
-MEGABYTES, FOLDER = int(sys.argv[1]), sys.argv[2]
-CYCLES, TENSORS, STEP_S = 25, 60, 0.02
+MEGABYTES, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
+CYCLES, TENSORS, STEP_S = 15, 60, 0.02
+Done = Callable[[], bool]
+
+# Writes its part of the bytes for each line that it reads, at the priority that a save has.
+WRITER = """
+import os, sys
+data = os.urandom(1_000_000) * int(sys.argv[1])
+os.nice(10)
+for line in sys.stdin:
+    with open(sys.argv[2] + ".new", "wb", buffering=0) as file:
+        for at in range(0, len(data), 16 << 20):
+            file.write(memoryview(data)[at : at + (16 << 20)])
+        os.fsync(file.fileno())
+    os.replace(sys.argv[2] + ".new", sys.argv[2])
+    print(flush=True)
+"""
 
 
 class Steps:
@@ -49,28 +69,68 @@ class Steps:
         return time.perf_counter() - began
 
 
+class PlainWriter:
+    """The other process, which writes this rank's part of the bytes."""
+
+    def __init__(self, megabytes: int, file: Path) -> None:
+        argv = [sys.executable, "-c", WRITER, str(megabytes), str(file)]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._done = True
+
+    def begin(self) -> Done:
+        self._done = False
+        self._requests.write(b"\n")
+        return self._is_done
+
+    def end(self) -> None:
+        self._requests.close()
+        self._process.wait()
+
+    def _is_done(self) -> bool:
+        if not self._done and select.select([self._answers], [], [], 0)[0]:
+            self._answers.read(1)
+            self._done = True
+        return self._done
+
+
 def main() -> None:
     """Entry point."""
     world = join(Wanted("gloo", 0))
     elements = MEGABYTES * 1_000_000 // 4 // TENSORS
     state = {"model": {f"t{n:02d}": torch.rand(elements) for n in range(TENSORS)}}
-    own = CheckpointManager(LocalStorage(Path(FOLDER)), Writer(1), world, Checkpoint(keep_last=1), {})
+    own = CheckpointManager(LocalStorage(FOLDER), Writer(1), world, Checkpoint(keep_last=1), {})
     own.save(0, state, {}, {})
+    writer = PlainWriter(MEGABYTES // world.world_size, FOLDER / f"plain-{world.rank}")
     steps = Steps(world)
-    ratios = [cycle(steps, own, number, state) for number in range(1, CYCLES + 1)]
+    cycle(steps, writer.begin)  # makes its bytes
+    slowing, writing = [], []
+    for number in range(1, CYCLES + 1):
+        slowing.append(cycle(steps, partial(save, own, number, state)))
+        writing.append(cycle(steps, writer.begin))
+    writer.end()
     if world.rank == 0:
-        print("slowing", statistics.median(ratios))
+        print("slowing", statistics.median(slowing))
+        print("writing", statistics.median(writing))
     if world.world_size > 1:
         dist.barrier()
         dist.destroy_process_group()
 
 
-def cycle(steps: Steps, own: CheckpointManager, number: int, state: dict[str, dict[str, torch.Tensor]]) -> float:
-    """Mean step with a save under way, over the mean of as many without."""
+def save(own: CheckpointManager, number: int, state: dict[str, dict[str, torch.Tensor]]) -> Done:
+    """Begin a save. Returns what tells whether it is done."""
     pending = own.begin(number, state, {}, {})
+    return lambda: pending.done
+
+
+def cycle(steps: Steps, begin: Callable[[], Done]) -> float:
+    """Mean step with something under way, over the mean of as many without."""
+    done = begin()
     beside, last = [], False
     while not last:
-        seconds, last = steps.one(pending.done)
+        seconds, last = steps.one(done())
         beside.append(seconds)
     alone = [steps.one(True)[0] for _ in beside]
     return statistics.mean(beside) / statistics.mean(alone)
