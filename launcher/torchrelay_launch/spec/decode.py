@@ -4,12 +4,13 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import MISSING
 from typing import Any
 
-from torchrelay.contract.settings import Json, Later, Limits, key_of
+from torchrelay.contract.settings import Json, Later, key_of
 from torchrelay.contract.units import UNITS
+from torchrelay_launch.spec.limits import breaches
 from torchrelay_launch.spec.names import ELSEWHERE, nearest
 from torchrelay_launch.spec.places import Place, Problem
 from torchrelay_launch.spec.scalars import Scalar, number, trap, truth
@@ -101,37 +102,12 @@ def _model(cls: Any, node: Node, path: str, out: Decoded) -> Any:
 def _field(spec_field: Any, entry: Entry, path: str, out: Decoded) -> Any:
     out.keys[path] = entry.key.place
     value = decode(spec_field.type, entry.value, path, out)
-    broken = list(_broken(spec_field.metadata["limits"], value, entry.value, path)) if value is not BAD else []
+    broken = list(breaches(spec_field.metadata["limits"], value, entry.value, path)) if value is not BAD else []
     for place, text in broken:
         out.values.pop(path, None)
         such_as = "" if spec_field.metadata["example"] in text else _such_as(spec_field).lstrip()
         out.problem(place, text, such_as)
     return BAD if broken else value
-
-
-def _broken(limits: Limits, value: Any, node: Node, path: str) -> Iterator[tuple[Place, str]]:
-    """Where a value breaks its field's limits, and how; a list or a mapping in any of its values."""
-    if isinstance(node, Mapping) and isinstance(value, dict):
-        for key, entry in node.entries.items():
-            if limits.keys and not re.fullmatch(limits.keys, key):
-                yield entry.key.place, f"{path}: expected {limits.keys_say}, not `{key[:80]}`"
-            yield from _broken(limits, value[key], entry.value, _join(path, key))
-    elif isinstance(node, Sequence) and isinstance(value, list):
-        for index, (item, one) in enumerate(zip(value, node.items, strict=True)):
-            yield from _broken(limits, item, one, _join(path, str(index)))
-    elif broken := _broken_limit(limits, value):
-        yield node.place, f"{path}: {broken}"
-
-
-def _broken_limit(limits: Limits, value: Any) -> str | None:
-    if isinstance(value, str) and limits.pattern and not re.fullmatch(limits.pattern, value):
-        return f"expected {limits.pattern_says}"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if limits.minimum is not None and value < limits.minimum:
-            return f"expected at least {limits.minimum:g}, not {value}"
-        if limits.maximum is not None and value > limits.maximum:
-            return f"expected at most {limits.maximum:g}, not {value}"
-    return None
 
 
 def _union(arms: tuple[Any, ...], node: Node, path: str, out: Decoded) -> Any:
