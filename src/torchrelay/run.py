@@ -209,14 +209,15 @@ class Run:
     def evaluated(self, metrics: Metrics) -> None:
         """Give the metrics of an evaluation of the current weights, the same on all ranks.
 
-        They go into the checkpoint of this step. The best by `checkpoint.keep_best` gets a checkpoint of its own.
+        They go into the checkpoint of this step, unless that has been saved before, as it may have been after the loop.
+        The best by `checkpoint.keep_best` gets a checkpoint of its own.
 
         Collective: yes
         """
         self.evaluated_step = self._current_step()
         self._metrics = resolved(metrics)
-        if not self._in_step:  # this step's checkpoint was saved without the evaluation, so it is not the last word
-            self._saver.saved_step = None
+        if not self._in_step:
+            self._saver.reopen(self.evaluated_step)
         self._reporter.evaluation(self.evaluated_step, self._metrics)
         self.best = self._saver.ask_if_best(self._metrics, self.best)
 

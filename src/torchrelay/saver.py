@@ -110,6 +110,18 @@ class Saver:
         self.ask()
         return value
 
+    def reopen(self, step: int) -> None:
+        """Have the checkpoint of a step saved again, for an evaluation that came after it; unless it was saved here.
+
+        What this process has saved or is saving stays as it is, since a checkpoint never changes: that is warned of.
+        """
+        under_way = self._under_way is not None and self._under_way.step == step
+        if under_way or (self.saved_step == step and self._begun_step == step):
+            text = "the checkpoint of step %d was saved before this evaluation and goes without its metrics, which the "
+            log.log(self._level, text + "events have: evaluate within the loop, before its step ends", step)
+        else:
+            self.saved_step = None
+
     def ask(self) -> None:
         """Have the next boundary save, whatever the policy says."""
         self._asked = True

@@ -199,6 +199,25 @@ def test_metrics_go_into_the_checkpoint_of_their_step_only(storage):
     assert found == {2: {"val/loss": 0.25}, 4: {}}
 
 
+def test_an_evaluation_after_the_loop_is_not_said_to_be_in_a_checkpoint_that_was_there(storage, caplog):
+    with Run.attach(name="job", save_every="4 steps") as run:
+        for _ in run.steps(4):
+            pass
+        run.save()
+        run.evaluated({"val/loss": 1.0})
+        run.save()
+    assert "saved before this evaluation and goes without its metrics" in caplog.text
+    (found,) = manifest.committed(storage)
+    assert manifest.read_manifest(storage, found.folder).metrics == {}
+    assert kinds(storage).count("checkpoint") == 1
+    with Run.attach(name="job") as run:  # what another attempt has saved is saved anew
+        run.evaluated({"val/loss": 2.0})
+        run.save()
+    newest = manifest.newest_committed(storage)
+    assert newest is not None
+    assert manifest.read_manifest(storage, newest.folder).metrics == {"val/loss": 2.0}
+
+
 def test_curves_have_each_step_once_after_a_resume(storage):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
