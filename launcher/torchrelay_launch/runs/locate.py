@@ -21,7 +21,10 @@ def storage_url(option: str | None, spec_storage: str | None = None) -> str:
     """
     url = option or os.environ.get(environment.STORAGE) or spec_storage or DEFAULT_STORAGE
     if "://" in url and storage_options.secrets_in({"storage": url}):
-        raise ConfigError("the storage's URL has a secret in it, and would be shown; leave it in the environment")
+        source = "--storage" if option else environment.STORAGE if os.environ.get(environment.STORAGE) else "storage"
+        raise ConfigError(
+            f"{source}: the URL has a secret in it, and would be shown; take it out, and set it as a variable"
+        )
     return url if "://" in url else str(Path(url).expanduser().absolute())
 
 
