@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchrelay.attempt import Attempt
 from torchrelay.contract import events
@@ -13,7 +14,8 @@ from torchrelay.contract.errors import StorageError
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.storage import LocalStorage, open_storage
 from torchrelay.observe import Observer, lines, observer
-from torchrelay.observe.curves import Curves
+from torchrelay.observe import curves as curves_module
+from torchrelay.observe.curves import Curves, CurvesFolder
 from torchrelay.observe.event_log import EventLog
 
 
@@ -48,7 +50,54 @@ def test_events_that_come_fast_go_together(tmp_path, monkeypatch):
 
 def test_curves_give_up_quietly(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    curves = Curves(str(tmp_path / "file" / "below"), 0)
+    curves = Curves(tmp_path / "file" / "below", 0)
+    curves.scalars(1, {"loss": 1.0})
+    curves.scalars(2, {"loss": 1.0})
+    curves.close()
+    assert caplog.text.count("no more TensorBoard curves") == 1
+
+
+def drawn(storage: LocalStorage) -> list[int]:
+    """The steps that TensorBoard shows, in the order in which it does."""
+    curves = EventAccumulator(str(storage.path("tensorboard")))
+    curves.Reload()
+    return [point.step for point in curves.Scalars("train/loss")]
+
+
+def draw(storage: LocalStorage, purge_step: int, steps: range) -> None:
+    curves = CurvesFolder(storage, "tensorboard").begin(purge_step)
+    for step in steps:
+        curves.scalars(step, {"loss": float(step)})
+    curves.close()
+
+
+def test_curves_of_many_gangs_within_a_second_are_read_in_their_order(tmp_path):
+    storage = LocalStorage(tmp_path)
+    for gang in range(12):
+        draw(storage, gang + 1, range(gang + 1, 20))
+    assert drawn(storage) == list(range(1, 20))
+
+
+def test_curves_after_those_of_a_machine_whose_clock_is_ahead(tmp_path, monkeypatch):
+    storage = LocalStorage(tmp_path)
+    with monkeypatch.context() as ahead:
+        now = time.time()
+        ahead.setattr(curves_module.time, "time", lambda: now + 3600)
+        draw(storage, 0, range(1, 8))
+    draw(storage, 5, range(5, 10))
+    assert drawn(storage) == list(range(1, 10))
+
+
+def test_a_point_is_there_for_others_at_once(tmp_path):
+    storage = LocalStorage(tmp_path)
+    curves = CurvesFolder(storage, "tensorboard").begin(0)
+    curves.scalars(3, {"loss": 1.0})
+    assert drawn(storage) == [3]
+    curves.close()
+
+
+def test_curves_end_quietly_on_a_full_disk(caplog):
+    curves = Curves(Path("/dev/full"), 0)
     curves.scalars(1, {"loss": 1.0})
     curves.scalars(2, {"loss": 1.0})
     curves.close()

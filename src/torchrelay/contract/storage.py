@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -21,7 +20,6 @@ Chunk = bytes | bytearray | memoryview
 Seen = Callable[[memoryview], object]
 _PIECE_BYTES = 16 << 20
 _DELETE_TRIES = 100
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: begin, wait for nothing
 
 
 class Storage(Protocol):
@@ -281,19 +279,6 @@ def _write_all(descriptor: int, data: Chunk, seen: Seen | None = None) -> None:
             seen(piece)
         while piece:
             piece = piece[os.write(descriptor, piece) :]
-        if len(view) > _PIECE_BYTES:
-            _begin_writing_back(descriptor)
-
-
-def _begin_writing_back(descriptor: int) -> None:
-    """Have the disk begin with what is written so far, so that the sync at the end finds little left to do."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    begin = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if begin is not None:  # no promise hangs on its answer
-        begin(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def _make_durable_folder(folder: Path) -> None:

@@ -1,28 +1,38 @@
 """TensorBoard scalars. A resumed run's writer tells TensorBoard to forget what the earlier one wrote too far.
 
-Uses tensorboard's own event writer; torch.utils.tensorboard takes far longer to import and adds nothing for scalars.
+Uses tensorboard's own records; torch.utils.tensorboard takes far longer to import and adds nothing for scalars.
 """
 
+import contextlib
 import logging
 import os
+import re
 import shutil
+import socket
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from torchrelay.contract import environment
+from torchrelay.contract.errors import StorageError
 from torchrelay.contract.storage import Storage, on_object_storage
 from torchrelay.mirror import Mirror
 
 log = logging.getLogger(__name__)
+_NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 
 
 class CurvesFolder:
-    """Where curves are drawn: the run's own folder, or on object storage a local one that is mirrored to the run."""
+    """Where curves are drawn: the run's own folder, or on object storage a local one that is mirrored to the run.
+
+    TensorBoard reads the files of a folder in the order of their names, and those begin with the second that they were
+    made in. Each file here is named for a later second than all before it, also those of gangs whose clock was ahead.
+    """
 
     def __init__(self, storage: Storage, path: str) -> None:
         self._mirror: Mirror | None = None
+        self._second = _newest_second(storage, path)
         if not on_object_storage(storage):
             self.folder = storage.folder(path).url
             return
@@ -31,10 +41,12 @@ class CurvesFolder:
 
     def begin(self, purge_step: int) -> "Curves":
         """Curves of which all that earlier ones have from `purge_step` on does not count any more."""
-        return Curves(self.folder, purge_step)
+        self._second = max(self._second + 1, int(time.time()))
+        name = f"events.out.tfevents.{self._second:010d}.{socket.gethostname()}.{os.getpid()}"
+        return Curves(Path(self.folder, name), purge_step)
 
     def sync_soon(self) -> None:
-        """Have what was flushed sent to the run's storage."""
+        """Have what was drawn sent to the run's storage."""
         if self._mirror is not None:
             self._mirror.sync_soon()
 
@@ -45,6 +57,16 @@ class CurvesFolder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _newest_second(storage: Storage, path: str) -> int:
+    """The second in the name of the newest file that is there; 0 if there is none, or no telling."""
+    try:
+        names = storage.list(path)
+    except StorageError as error:
+        log.warning("TensorBoard may read the curves of this attempt before earlier ones: %s", error)
+        return 0
+    return max((int(found[1]) for found in map(_NAME.match, names) if found), default=0)
+
+
 def _local_folder() -> str:
     """A fresh folder on this node, where the supervisor, if there is one, cleans up after a rank that was killed."""
     reports = os.environ.get(environment.REPORTS)
@@ -52,16 +74,16 @@ def _local_folder() -> str:
 
 
 class Curves:
-    """Scalars in one folder, opened with the first one. A missing tensorboard or a full disk only ends the curves."""
+    """Scalars in one file, made with the first of them. A missing tensorboard or a full disk only ends the curves."""
 
-    def __init__(self, folder: str, purge_step: int) -> None:
-        self._folder = folder
+    def __init__(self, file: Path, purge_step: int) -> None:
+        self._file = file
         self._purge_step = purge_step
         self._writer: Any = None
         self._broken = False
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Add a point to each curve."""
+        """Add a point to each curve; the file system has it on return, so that a kill loses none."""
         if self._broken:
             return
         try:
@@ -69,43 +91,37 @@ class Curves:
         except ImportError:
             self._broken = True
             log.info("tensorboard is not installed, so there are no curves")
-        except Exception as error:  # noqa: BLE001 - its writer thread passes on whatever went wrong there
+        except OSError as error:
             self._broken = True
             log.warning("no more TensorBoard curves: %s", error)
-
-    def flush(self) -> None:
-        """Hand everything to the file system, so that a kill loses no point that a checkpoint has left behind."""
-        self._try("flush")
 
     def close(self) -> None:
-        self._try("close")
-
-    def _try(self, action: str) -> None:
-        if self._writer is None or self._broken:
-            return
-        try:
-            getattr(self._writer, action)()
-        except Exception as error:  # noqa: BLE001 - see scalars
-            self._broken = True
-            log.warning("no more TensorBoard curves: %s", error)
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # of points that could not be written, which was said then
+                self._writer.close()
 
     def _add(self, step: int, values: dict[str, float]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         if self._writer is None:
-            self._writer = self._open()
+            self._open()
         points = [Summary.Value(tag=_tag(name), simple_value=value) for name, value in values.items()]
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
 
-    def _open(self) -> Any:
+    def _open(self) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        writer = EventFileWriter(self._folder)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = RecordWriter(self._file.open("ab"))
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         start = SessionLog(status=SessionLog.START)
-        writer.add_event(Event(wall_time=time.time(), step=self._purge_step, session_log=start))
-        return writer
+        self._write(Event(wall_time=time.time(), step=self._purge_step, session_log=start))
+
+    def _write(self, event: Any) -> None:
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
 
 
 _PERFORMANCE = ("samples_per_s", "data_wait_s", "step_s", "memory_bytes", "checkpoint_stall_s", "checkpoint_wait_s")

@@ -61,7 +61,6 @@ class Observer:
     def flush(self) -> None:
         """Write down all that is buffered; object storage has it a little later."""
         self.events.flush()
-        self._curves.flush()
         self._folder.sync_soon()
 
     def close(self) -> None:
