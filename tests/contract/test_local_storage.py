@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -76,6 +77,20 @@ def test_a_link_whose_answer_was_lost_is_a_success(storage: LocalStorage, monkey
     with pytest.raises(FileExistsError):
         storage.create("claim", b"mine")
     assert os.listdir(storage.root) == ["claim"]
+
+
+def test_a_file_system_without_hard_links_is_refused_with_the_way_out(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(
+        StorageError, match=r"Operation not permitted; there are no hard links .* such as s3:// or gs://"
+    ):
+        storage.create("claim", b"mine")
+    assert os.listdir(storage.root) == []
 
 
 def test_replace_and_append(storage: LocalStorage) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchrelay.contract import layout, manifest, manifest_format, safetensors_file, strict_json
-from torchrelay.contract.errors import CheckpointError
+from torchrelay.contract.errors import CheckpointError, ConfigError
 from torchrelay.contract.layout import Writer, checkpoint_folder
 from torchrelay.contract.manifest import FileEntry, Manifest, Piece, TensorEntry
 from torchrelay.contract.storage import LocalStorage
@@ -234,7 +234,9 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "a time before all": set_at("created_at", to=-1.0),
     "metrics of text": set_at("metrics", "x", to="1e3"),
     "a step of text": set_at("step", to="100"),
-    "a newer format": set_at("version", to=2),
+    "a format before the first": set_at("version", to=0),
+    "a format of text": set_at("version", to="2"),
+    "a boolean as format": set_at("version", to=True),
     "another format": set_at("format", to="torch"),
     "state.json left out": lambda fields: fields["files"].pop("state.json"),
 }
@@ -252,6 +254,18 @@ def test_hostile_manifests_are_refused(change: Callable[[dict[str, Any]], None],
     with pytest.raises(CheckpointError):
         manifest.read_manifest(storage, folder)
     assert len(manifest.verify(storage, folder)) == 1
+
+
+def test_a_newer_format_is_no_damage(tmp_path: Path) -> None:
+    storage, folder = LocalStorage(tmp_path), make(tmp_path)
+    path = tmp_path / folder / "manifest.json"
+    newer = signed(json.loads(path.read_bytes()) | {"version": 2, "of a later release": []})
+    path.write_bytes(newer)
+    with pytest.raises(ConfigError, match="newer torchrelay wrote it, in format 2, and this one reads 1"):
+        manifest.read_manifest(storage, folder)
+    path.write_bytes(newer.replace(b'"step":100', b'"step":101'))
+    with pytest.raises(CheckpointError, match="checksum"):
+        manifest.read_manifest(storage, folder)
 
 
 @pytest.mark.parametrize(

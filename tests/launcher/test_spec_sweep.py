@@ -9,6 +9,7 @@ import pytest
 from torchrelay_launch.spec.point_names import label, short_names
 from torchrelay_launch.spec.reader import LoadedSpec, SpecErrors, read_spec
 
+SECRET = "hunter2secret"
 BASE = """\
 name: job
 train:
@@ -192,3 +193,24 @@ def test_names_tell_fields_apart() -> None:
 def test_a_point_in_one_line() -> None:
     values = {"b.lr": 0.001, "b.sizes": [1, 2], "b.kind": "x y", "b.on": True, "b.none": None}
     assert label(values, [*values, "c.other"]) == "lr=0.001 sizes=[1,2] kind=x y on=true none=null"
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [
+        f"grid: {{storage_options: [{{secret: {SECRET}}}]}}",
+        f"grid: {{storage_options: {{secret: {SECRET}}}}}",
+        f"grid: {{storage_options.client_kwargs.aws_secret_access_key: [{SECRET}]}}",
+        f"grid: {{storage: ['s3://user:{SECRET}@host/runs']}}",
+        f"grid: {{env.API_TOKEN: {SECRET}}}",
+        f"grid: {{env: [{{API_TOKEN: {SECRET}}}]}}",
+        f"list: [{{storage_options: {{client_kwargs: {{password: {SECRET}}}}}}}]",
+    ],
+)
+def test_secrets_are_covered_where_they_can_not_be_swept(swept: str, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(f"{BASE}sweep: {{{swept}}}\n")
+    with pytest.raises(SpecErrors) as caught:
+        read_spec(str(job))
+    assert SECRET not in str(caught.value)
+    assert "**********" in str(caught.value)

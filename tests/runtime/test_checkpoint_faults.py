@@ -3,6 +3,7 @@
 The tests of the other side say what it does today. If one of them fails, it got better, and the table is to be changed.
 """
 
+import json
 import os
 import pickle
 import shutil
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+import xxhash
 from alone import Alone
 
 from torchrelay.checkpoint import CheckpointManager
-from torchrelay.contract import layout, manifest
-from torchrelay.contract.errors import CheckpointError, StorageError
+from torchrelay.contract import layout, manifest, strict_json
+from torchrelay.contract.errors import CheckpointError, ConfigError, StorageError
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.training import Checkpoint
@@ -55,6 +57,19 @@ def flip(path: Path, at: int) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= 64
     path.write_bytes(content)
+
+
+def test_a_checkpoint_of_a_newer_release_is_neither_passed_over_nor_marked(tmp_path: Path) -> None:
+    save(tmp_path, 10, 1.0)
+    folder = save(tmp_path, 20, 2.0)
+    path = folder / "manifest.json"
+    fields = {key: value for key, value in json.loads(path.read_bytes()).items() if key != "checksum"} | {"version": 2}
+    fields["checksum"] = xxhash.xxh3_128_hexdigest(strict_json.canonical(fields))
+    path.write_bytes(strict_json.canonical(fields) + b"\n")
+    there = set(folder.iterdir())
+    with pytest.raises(ConfigError, match="go on with that release"):
+        restore(tmp_path)
+    assert set(folder.iterdir()) == there
 
 
 def test_one_flipped_bit(tmp_path: Path) -> None:

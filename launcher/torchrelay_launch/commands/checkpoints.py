@@ -142,7 +142,7 @@ def _entry(storage: Storage, one: Committed, files: Mapping[str, int]) -> dict[s
     }
     try:
         content = manifest.read_manifest(storage, one.folder)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         return fields | {"problem": str(error)}
     try:
         manifest.check_sizes(one.folder, content.files, files)

@@ -32,7 +32,9 @@ def check_env(found: Decoded) -> None:
 
 def literal_secrets(found: Decoded) -> frozenset[str]:
     """Texts not to be shown: values of variables that are named like secrets, and the like."""
-    nodes = [found.nodes[f"env.{name}"] for name in _names(found) if _looks_secret(name)]
+    env = found.nodes.get("env")
+    variables = env.entries.items() if isinstance(env, Mapping) else ()
+    nodes = [entry.value for name, entry in variables if _looks_secret(name)]
     lines = [line.strip() for node in nodes if isinstance(node, Scalar) for line in node.text.splitlines()]
     given = [name.partition("=")[2] for _, name in _secrets(found)]
     return frozenset(text for text in [*lines, *given, *storage_secrets(found)] if not _harmless(text))

@@ -154,6 +154,21 @@ def _check_fields(axes: list[list[_Choice]], base: Mapping, out: Decoded) -> Non
                 out.problem(below.place._replace(column=0, width=len(one.field)), text, hint)
 
 
+def _written_secrets(out: Decoded) -> frozenset[str]:
+    """The secrets in all that the sweep sets, also where that is refused, so that no point has it."""
+    listed = out.nodes.get("sweep.list")
+    written = [out.nodes.get("sweep.grid"), *(listed.items if isinstance(listed, Sequence) else [])]
+    secrets: frozenset[str] = frozenset()
+    for fields in written:
+        for field, entry in fields.entries.items() if isinstance(fields, Mapping) else ():
+            for value in entry.value.items if isinstance(entry.value, Sequence) else [entry.value]:
+                alone = Decoded([])
+                top = put(None, keys_in(field, value.place), value, alone.problems)
+                alone.nodes = {name: one.value for name, one in top.entries.items()}
+                secrets |= literal_secrets(alone)
+    return secrets
+
+
 def _at(node: Node | None, keys: list[Scalar]) -> Node | None:
     for key in keys:
         node = node.get(key.text) if isinstance(node, Mapping) else None
@@ -165,7 +180,7 @@ def _read_all(base: Mapping, root: Place, axes: list[list[_Choice]], out: Decode
     found: dict[Problem, list[_Choice]] = {}
     points: list[Point] = []
     choices = [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*axes)]
-    secrets: frozenset[str] = frozenset()
+    secrets = _written_secrets(out)
     read = 0
     for number, settings in enumerate(choices, 1):
         read += 1

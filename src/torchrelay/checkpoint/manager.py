@@ -266,7 +266,7 @@ class CheckpointManager:
                     self._storage.delete(folder)
             self._failed.clear()
             gone = self._retention.apply()
-        except StorageError as error:
+        except (StorageError, ConfigError) as error:
             logger.warning("old checkpoints are kept for now: %s", error)
         else:
             logger.debug("deleted %s", gone)

@@ -121,7 +121,10 @@ def newest_good(storage: Storage) -> Committed | None:
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest:
-    """The manifest of a checkpoint. Raises: CheckpointError if it is missing, damaged, or another checkpoint's."""
+    """The manifest of a checkpoint.
+
+    Raises: CheckpointError if it is missing, damaged, or another checkpoint's; ConfigError if it is of a newer format.
+    """
     path = f"{folder}/{layout.MANIFEST}"
     size = storage.size(path)
     if size is None:

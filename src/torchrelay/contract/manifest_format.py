@@ -14,7 +14,7 @@ from typing import Any, Literal
 import xxhash
 
 from torchrelay.contract import strict_json
-from torchrelay.contract.errors import CheckpointError
+from torchrelay.contract.errors import CheckpointError, ConfigError
 from torchrelay.contract.layout import MANIFEST, STATE, Writer
 from torchrelay.contract.safetensors_file import DTYPES, is_count, parse_shape
 from torchrelay.contract.settings import Json
@@ -127,15 +127,23 @@ def dump(manifest: Manifest) -> bytes:
 
 
 def parse(data: bytes, where: str) -> Manifest:
-    """The manifest in `data`. Raises: CheckpointError, naming `where`, unless it is sound in every part."""
+    """The manifest in `data`.
+
+    Raises: CheckpointError, naming `where`, unless it is sound in every part. ConfigError for a sound one that a newer
+    torchrelay wrote: it is no damage, which would have a run go on from an older checkpoint.
+    """
     fields = strict_json.parse(data, where)
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise CheckpointError(f"{where}: not a checkpoint's manifest")
-    if fields.get("version") != VERSION:
-        raise CheckpointError(
-            f"{where}: format version {str(fields.get('version'))[:40]}, while this torchrelay reads {VERSION}"
-        )
     _check_checksum(fields, data, where)
+    version = fields.get("version")
+    if is_count(version) and version > VERSION:
+        raise ConfigError(
+            f"{where}: a newer torchrelay wrote it, in format {version}, and this one reads {VERSION}: "
+            "go on with that release, or delete what it wrote with it"
+        )
+    if not is_count(version) or version != VERSION:
+        raise CheckpointError(f"{where}: there is no format version {str(version)[:40]}")
     try:
         return _manifest(fields)
     except (CheckpointError, TypeError, ValueError, OverflowError) as error:

@@ -150,6 +150,10 @@ class LocalStorage:
                 if temporary.stat().st_nlink == 1:
                     raise
                 # It was taken by this very call: NFS sent it again when the answer was lost, see open(2) on O_EXCL.
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    raise StorageError(f"cannot create {file}: {error.strerror}{_NO_LINKS_HINT}") from error
+                raise
             finally:
                 temporary.unlink()
             _sync_folder(file.parent)
@@ -248,6 +252,11 @@ _HINTS = {
     errno.ENOENT: "; name another storage with --storage",
     errno.ENOTDIR: "; a part of that path is a file: name another storage with --storage",
 }
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}  # by FUSE, exFAT and SMB
+_NO_LINKS_HINT = (
+    "; there are no hard links in that file system, and without them two attempts could both claim a run: name another "
+    "storage with --storage, for a mounted bucket its URL, such as s3:// or gs://"
+)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
