@@ -136,7 +136,7 @@ def parse(data: bytes, where: str) -> Manifest:
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise CheckpointError(f"{where}: not a checkpoint's manifest")
     _check_checksum(fields, data, where)
-    version = fields.get("version")
+    version: Any = fields.get("version")
     if is_count(version) and version > VERSION:
         raise ConfigError(
             f"{where}: a newer torchrelay wrote it, in format {version}, and this one reads {VERSION}: "
