@@ -104,6 +104,18 @@ def test_curves_end_quietly_on_a_full_disk(caplog):
     assert caplog.text.count("no more TensorBoard curves") == 1
 
 
+def test_a_tensorboard_that_does_not_work_ends_the_curves_only(tmp_path, caplog, monkeypatch):
+    def refuse(*_):
+        raise TypeError("descriptors cannot be created directly")
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", refuse)
+    curves = Curves(tmp_path / "curves", 0)
+    curves.scalars(1, {"loss": 1.0})
+    curves.scalars(2, {"loss": 1.0})
+    curves.close()
+    assert caplog.text.count("no more TensorBoard curves: descriptors cannot") == 1
+
+
 def test_a_progress_line():
     metrics = {"loss": 0.41234, "lr": 1e-3, "samples_per_s": 812.4, "step_s": 0.01, "memory_bytes": 10**9}
     line = lines.progress(200, 1000, metrics, 12.4)

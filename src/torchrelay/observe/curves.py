@@ -91,7 +91,7 @@ class Curves:
         except ImportError:
             self._broken = True
             log.info("tensorboard is not installed, so there are no curves")
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a tensorboard that does not fit its protobuf raises anything
             self._broken = True
             log.warning("no more TensorBoard curves: %s", error)
 
