@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class Place:
     environment: Mapping[str, str] | None = None
     restores: int = 3
     restored: int | None = None  # in how many of the trials; None for all
+    clear: Callable[[], object] = lambda: None  # removes what is left at the URL
 
     def measure(self) -> Figures:
         """Times per save and restore, and memory, of rank 0."""
@@ -68,7 +69,9 @@ class Place:
             url = f"{self.url}/{secrets.token_hex(4)}" if self.url else str(Path(folder) / "saved")
             times = [str(self.saves), str(restores)]
             command = [*TORCHRUN, str(PROGRAMS / "saving.py"), side, str(self.megabytes), url, *times]
-            return output(command, environment=self.environment)
+            text = output(command, environment=self.environment)
+        self.clear()
+        return text
 
     def rows(self) -> Iterator[Row]:
         found = self.measure()

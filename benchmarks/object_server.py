@@ -1,23 +1,62 @@
-"""The S3 server of the tests, for benchmarks."""
+"""The S3 server of the tests, or another one, for benchmarks."""
 
+import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import boto3
 from tools import ENVIRONMENT, PYTHON, ROOT
 
 SETTINGS = {
     "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_SECRET_ACCESS_KEY": "never-written-down-0123456789abcdef",  # what tests/s3/on_ceph.sh gives its user
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
 
+@dataclass(frozen=True)
+class S3Server:
+    """A server with a bucket."""
+
+    name: str  # by its own word
+    endpoint: str
+    bucket: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """By which programs find it."""
+        return SETTINGS | {"AWS_ENDPOINT_URL": self.endpoint}
+
+    def client(self) -> Any:
+        """boto3's."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=SETTINGS["AWS_DEFAULT_REGION"],
+            aws_access_key_id=SETTINGS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=SETTINGS["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def clear(self) -> None:
+        """Delete what is in the bucket."""
+        client = self.client()
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+            for found in page.get("Contents", []):
+                client.delete_object(Bucket=self.bucket, Key=found["Key"])
+
+
 @contextmanager
-def s3_server(bucket: str = "bench") -> Iterator[dict[str, str]]:
-    """Run the server with one bucket in it; gives the environment by which programs find it."""
+def s3_server(bucket: str = "bench") -> Iterator[S3Server]:
+    """A server with one bucket in it: that of TORCHRELAY_TEST_S3_ENDPOINT, or moto, which is run meanwhile."""
+    given = os.environ.get("TORCHRELAY_TEST_S3_ENDPOINT")
+    if given:
+        yield _connect(given, bucket)
+        return
     command = [PYTHON, "-W", "ignore", str(ROOT / "tests" / "s3" / "moto_server.py")]
     plain = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("AWS_")}
     with subprocess.Popen(
@@ -26,9 +65,13 @@ def s3_server(bucket: str = "bench") -> Iterator[dict[str, str]]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            endpoint = f"http://127.0.0.1:{process.stdout.readline().strip().decode()}"
-            request = urllib.request.Request(f"{endpoint}/{bucket}", method="PUT")
-            with urllib.request.urlopen(request, timeout=30):
-                yield SETTINGS | {"AWS_ENDPOINT_URL": endpoint}
+            yield _connect(f"http://127.0.0.1:{process.stdout.readline().strip().decode()}", bucket)
         finally:
             process.stdin.close()  # ends it
+
+
+def _connect(endpoint: str, bucket: str) -> S3Server:
+    with urllib.request.urlopen(endpoint, timeout=30) as answer:
+        server = S3Server(answer.headers.get("Server", "unnamed"), endpoint, bucket)
+    server.client().create_bucket(Bucket=bucket)
+    return server

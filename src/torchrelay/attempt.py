@@ -101,7 +101,7 @@ def claim_next(asked: Unsupervised) -> Attempt:
     name = str(spec["name"])
     now = time.time()
     with contextlib.suppress(FileExistsError):  # an earlier attempt made it
-        storage.create(layout.RUN_RECORD, records.dump(RunRecord(name, name, now, __version__)))
+        records.create_run(storage, RunRecord(name, name, now, __version__))
     number = _claim_number(storage)
     storage.create(layout.attempt_file(number, "spec"), records.dump(SpecRecord(spec)))
     return Attempt(storage, Writer(number), spec)

@@ -1,12 +1,15 @@
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from torchrelay.contract import events, layout, log_lines, records, reports
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.exit_codes import ExitCode, Outcome, outcome_of
 from torchrelay.contract.layout import Writer
-from torchrelay.contract.storage import LocalStorage
+from torchrelay.contract.storage import LocalStorage, Storage, open_storage
 
 
 @pytest.fixture
@@ -32,6 +35,34 @@ def test_a_missing_record_is_none_and_a_damaged_one_is_named(storage: LocalStora
 def test_keys_of_a_newer_version_are_passed_over() -> None:
     data = b'{"run_id": "x", "name": "x", "created_at": 1, "torchrelay": "9", "more": {}}'
     assert records.load(records.RunRecord, data, "run.json").torchrelay == "9"
+
+
+RUN = records.RunRecord("r1", "r1", 1.0, "1")
+
+
+@pytest.fixture
+def memory() -> Iterator[Storage]:
+    storage = open_storage(f"memory://test-{secrets.token_hex(4)}")
+    yield storage
+    storage.delete("")
+
+
+def test_a_run_is_made_once_on_disk_and_elsewhere(storage: LocalStorage, memory: Storage) -> None:
+    for home in (storage, memory):
+        records.create_run(home, RUN)
+        with pytest.raises(FileExistsError):
+            records.create_run(home, RUN)
+        assert records.read_run(home) == RUN
+
+
+def test_storage_that_lets_a_run_be_made_twice_is_refused(memory: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server of S3 does that ignores `If-None-Match`. What lies beside is not touched."""
+    put = MemoryFileSystem.pipe_file
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda self, path, value, **_: put(self, path, value))
+    memory.create("mine", b"data")
+    with pytest.raises(ConfigError, match=f"cannot keep a run at {memory.url}: .*made twice.*name another storage"):
+        records.create_run(memory, RUN)
+    assert memory.list("") == ["mine"]
 
 
 def test_a_folder_without_a_run_says_how_to_find_one(storage: LocalStorage) -> None:

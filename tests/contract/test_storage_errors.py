@@ -32,6 +32,8 @@ def named(module, *names):
         answered(503, "Unheard"),
         answered(429, "TooManyRequests"),
         answered(409, "ConditionalRequestConflict"),
+        answered(409, "ConcurrentModification"),
+        answered(409, "409"),
         answered(400, "RequestTimeout", TimeoutError),
         ConnectionResetError(errno.ECONNRESET, "reset"),
         TimeoutError(),

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from torchrelay.contract import events, layout, records
 from torchrelay.contract.errors import ConfigError
@@ -15,7 +16,7 @@ from torchrelay.contract.exit_codes import Outcome, RunState
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.records import Failure, Heartbeat, OutcomeRecord, StopRequest
 from torchrelay.contract.settings import Json
-from torchrelay.contract.storage import Storage
+from torchrelay.contract.storage import Storage, open_storage
 from torchrelay_launch import processes
 from torchrelay_launch.runs import status as status_module
 from torchrelay_launch.runs.claims import claim_attempt, create_run
@@ -65,6 +66,15 @@ def ended_pid() -> int:
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
+
+
+def test_a_run_refused_by_its_storage_leaves_nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = MemoryFileSystem.pipe_file
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda self, path, value, **_: put(self, path, value))
+    url = f"memory://runs-{os.urandom(4).hex()}"
+    with pytest.raises(ConfigError, match="made twice"):
+        create_run(url, JOB, "name: digits\n")
+    assert open_storage(url).list("") == []
 
 
 def test_a_supervisor_may_end_while_it_is_looked_at(run: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,31 +1,30 @@
-"""A real S3 server over HTTP for the whole session, a fresh bucket for each test, and a proxy that fails."""
+"""A real S3 server over HTTP for the whole session, a fresh bucket for each test, and a proxy that fails.
+
+The server is moto, or what TORCHRELAY_TEST_S3_ENDPOINT names (on_ceph.sh sets it).
+"""
 
 import os
 import secrets
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from s3_settings import SETTINGS
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for faulty_proxy, which lies beside the tests
 sys.path.append(str(HERE.parent / "runtime"))  # for ranks
-SETTINGS = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-}
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """Endpoint of the server. It ends with the pipe to its standard input, so also when pytest is killed."""
+    """Endpoint of the server. Ours ends with the pipe to its standard input, so also when pytest is killed."""
+    if given := os.environ.get("TORCHRELAY_TEST_S3_ENDPOINT"):
+        yield given
+        return
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", str(HERE / "moto_server.py")],
@@ -58,9 +57,14 @@ def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def s3_bucket(s3_environment: str) -> str:
     """Name of a bucket of its own."""
     name = f"test-{secrets.token_hex(6)}"
-    request = urllib.request.Request(f"{s3_environment}/{name}", method="PUT")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        assert answer.status == 200
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3_environment,
+        region_name=SETTINGS["AWS_DEFAULT_REGION"],
+        aws_access_key_id=SETTINGS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=SETTINGS["AWS_SECRET_ACCESS_KEY"],
+    )
+    client.create_bucket(Bucket=name)
     return name
 
 

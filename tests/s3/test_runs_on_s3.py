@@ -12,10 +12,10 @@ import pytest
 from faulty_proxy import FaultyProxy
 from relay import wait_until
 from relay_on_s3 import RelayOnUrl
+from s3_settings import SECRET
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-SECRET = "never-written-down-0123456789abcdef"
 LAST_STEP = 184
 JOB = ("paced.yaml", "--set", "train.epochs=8", "--set", "checkpoint.every=20 steps", "--set", "train.log_every=5")
 PROMPT = ("--set", "storage_options.flush_s=0.3")  # tests wait for events
@@ -31,9 +31,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture
-def relay(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RelayOnUrl]:
-    """The command line with an empty bucket, and a secret that can be told apart."""
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+def relay(s3_url: str, tmp_path: Path) -> Iterator[RelayOnUrl]:
+    """The command line with an empty bucket."""
     relay = RelayOnUrl(tmp_path, s3_url)
     yield relay
     relay.kill_what_is_left()

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from s3_settings import SECRET
 
 from torchrelay.contract import object_connection, object_writing
 from torchrelay.contract.errors import ConfigError, StorageError
@@ -228,7 +229,7 @@ class TestFirstTouch:
         with pytest.raises(kind) as caught:
             open_storage(url, options or {"retry_s": 100.0, "flush_s": 9.0}).list("")
         assert time.monotonic() - started < 100  # nothing was tried until the time was up
-        assert "secret-of-the-tests" not in str(caught.value)
+        assert SECRET not in str(caught.value)
         return str(caught.value)
 
     def test_missing_bucket(self, s3_environment):

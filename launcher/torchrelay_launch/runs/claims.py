@@ -34,7 +34,8 @@ def new_run_id(name: str) -> str:
 def create_run(root_url: str, job: JobSpec, source: str = "", of: SweepPoint | None = None) -> Storage:
     """Make a run under a storage and return its folder. `source` is the spec as the user wrote it, kept for reading.
 
-    Raises: StorageError if the storage cannot be written; FileExistsError if the point of a sweep has its run.
+    Raises: StorageError if the storage cannot be written; ConfigError if it would let two attempts claim the run;
+    FileExistsError if the point of a sweep has its run.
     """
     run_id = layout.point_run_id(of.sweep, of.point) if of else new_run_id(job.name)
     storage = open_for(job, root_url).folder(run_id)
@@ -44,7 +45,11 @@ def create_run(root_url: str, job: JobSpec, source: str = "", of: SweepPoint | N
     record = RunRecord(run_id, job.name, time.time(), __version__)
     if of:
         record = dataclasses.replace(record, sweep=of.sweep, point=of.point, values=of.values)
-    storage.create(layout.RUN_RECORD, records.dump(record))  # last: a folder without it is no run
+    try:
+        records.create_run(storage, record)  # last: a folder without it is no run
+    except ConfigError:
+        storage.delete(layout.SPEC_SOURCE)
+        raise
     return storage
 
 

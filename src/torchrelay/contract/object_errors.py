@@ -55,6 +55,8 @@ _TRANSIENT_CODES = {
     "RequestTimeoutException",
     "OperationAborted",
     "ConditionalRequestConflict",
+    "ConcurrentModification",  # by Ceph, of an object that was replaced while it was read
+    "409",  # the same of a HEAD, whose answer has no code
     "IncompleteBody",
     "BadDigest",
     "XAmzContentSHA256Mismatch",

@@ -157,6 +157,27 @@ def read(storage: Storage, cls: type[Record], path: str) -> Record | None:
     return load(cls, data, f"{storage.url}/{path}")
 
 
+def create_run(storage: Storage, record: RunRecord) -> None:
+    """Make a run, by its record. Object storage is asked to make it twice, to see that it refuses a name that is taken.
+
+    Raises: FileExistsError if there is one; ConfigError if two attempts could claim a run there; StorageError.
+    """
+    data = dump(record)
+    storage.create(layout.RUN_RECORD, data)
+    if not on_object_storage(storage):
+        return  # a link needs no trial
+    try:
+        storage.create(layout.RUN_RECORD, data)
+    except FileExistsError:
+        return
+    storage.delete(layout.RUN_RECORD)
+    raise ConfigError(
+        f"cannot keep a run at {storage.url}: the storage lets an object be made twice, although it was asked not to "
+        "(on S3 by `If-None-Match: *`), so two attempts could both claim the run; name another storage with "
+        "--storage, or see whether a newer release of that server refuses it"
+    )
+
+
 def read_run(storage: Storage) -> RunRecord:
     """The run that this storage holds. Raises: ConfigError if it holds none."""
     record = read(storage, RunRecord, layout.RUN_RECORD)
