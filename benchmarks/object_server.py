@@ -72,6 +72,7 @@ def s3_server(bucket: str = "bench") -> Iterator[S3Server]:
 
 def _connect(endpoint: str, bucket: str) -> S3Server:
     with urllib.request.urlopen(endpoint, timeout=30) as answer:
-        server = S3Server(answer.headers.get("Server", "unnamed"), endpoint, bucket)
+        name = answer.headers.get("Server", "an unnamed server").partition(" (")[0]
+    server = S3Server(name, endpoint, bucket)
     server.client().create_bucket(Bucket=bucket)
     return server
