@@ -117,6 +117,8 @@ class Cluster:
 
     def _create(self, namespace: str, plural: str, _name: str, query: dict[str, list[str]], body: Object) -> Object:
         name = body["metadata"]["name"]
+        if query.get("fieldValidation") != ["Strict"]:
+            raise Refusal(400, "an API server would only warn of fields that it does not know, and drop them")
         if self.conflicts:  # of the quota that counts it
             self.conflicts -= 1
             raise conflict("resourcequotas", "compute")

@@ -53,6 +53,17 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         code.packed(tmp_path)
 
 
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret.key").write_text("x")
+
+    def refuse(*_args: object, **_options: object) -> None:  # the tests may be root, who can read everything
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tarfile.TarFile, "add", refuse)
+    with pytest.raises(ConfigError, match=r"cannot read .*secret\.key: Permission denied; .*\.gitignore"):
+        code.packed(tmp_path)
+
+
 def test_there_and_back(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()

@@ -66,6 +66,57 @@ def test_a_file_that_is_no_kubeconfig(text: str, tmp_path: Path, monkeypatch: py
         connect(Kubernetes())
 
 
+@pytest.mark.parametrize(
+    ("server", "own", "environment", "expected"),
+    [
+        ("https://api.example:6443", None, {"HTTPS_PROXY": "http://p:1", "HTTP_PROXY": "http://q:2"}, "http://p:1"),
+        ("https://api.example:6443", None, {"HTTP_PROXY": "http://q:2"}, None),
+        ("https://api.example:6443", "http://own:3", {"HTTPS_PROXY": "http://p:1"}, "http://own:3"),
+        ("https://127.0.0.1:6443", None, {"HTTPS_PROXY": "http://p:1"}, None),
+    ],
+)
+def test_proxies_are_those_of_kubectl(
+    server: str,
+    own: str | None,
+    environment: dict[str, str],
+    expected: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = kubeconfig_of(server)
+    if own:
+        config["clusters"][0]["cluster"]["proxy-url"] = own
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(LOCATION, str(tmp_path / "config"))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (environment | {"NO_PROXY": "other.example"}).items():
+        monkeypatch.setenv(name, value)
+    configuration = connect(Kubernetes())._client.configuration
+    assert configuration.proxy == expected
+    assert configuration.no_proxy == (None if own else "other.example")
+
+
+def test_what_answers_may_be_no_kubernetes_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class LoginPage(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Log in, please</html>")
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), LoginPage)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(LOCATION, str(written(tmp_path / "config", url, "n1", "one")))
+    with pytest.raises(ConfigError, match=rf"{url} is no Kubernetes API, .*<html>Log in"):
+        connect(Kubernetes()).list("Pod")
+    server.shutdown()
+    server.server_close()
+
+
 def test_in_a_pod_the_pods_own_account_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     account = {"token": "of-the-pod", "ca.crt": "-----BEGIN CERTIFICATE-----\n", "namespace": "training\n"}
     for name, text in account.items():

@@ -185,6 +185,57 @@ def test_local_storage_needs_a_volume(url: str) -> None:
     objects.render(with_options(SMALL, volumes=[Volume(name="runs", mount="/home/ada/runs", claim="runs")]), here)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [{"empty_dir": True}, {"config_map": "c"}, {"secret": "s"}, {"source": {"projected": {}}}],
+)
+def test_what_only_one_pod_sees_is_no_storage(source: dict[str, Any]) -> None:
+    job = with_options(SMALL, volumes=[Volume(name="runs", mount="/home/ada/runs", **source)])
+    with pytest.raises(ConfigError, match="which pods do not have"):
+        objects.render(job, dataclasses.replace(RUN, url="/home/ada/runs/x"))
+
+
+def test_a_volume_takes_the_place_of_a_base_manifests_mount_and_of_nothing_else() -> None:
+    scratch = Volume(name="scratch", mount="/tmp", host_path="/mnt/nvme")
+    mine = Volume(name="code", mount="/data/code", claim="mycode")
+    job = with_options(dataclasses.replace(SMALL, code="snapshot"), volumes=[scratch, mine])
+    made = objects.render(job, RUN)
+    assert complaints(main_of(made)) == []
+    (container,) = pod_of(made)["containers"]
+    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    assert mounts == {"/dev/shm": "shm", "/tmp": "scratch", "/data/code": "code", "/workspace": "torchrelay-code"}
+    sources = {one["name"]: one for one in pod_of(made)["volumes"]}
+    assert sources["code"]["persistentVolumeClaim"] == {"claimName": "mycode"}
+
+
+def test_base_manifests_of_a_site_may_leave_out_what_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = objects.base
+
+    def base(name: str) -> objects.Object:
+        made = shipped(name)
+        if name == "service":
+            del made["spec"]["ports"]
+        if name == "job":
+            pod = made["spec"]["template"]["spec"]
+            del pod["securityContext"], pod["containers"][0]["securityContext"]
+        if name == "trainjob":
+            made["spec"]["runtimePatches"] = []
+        return made
+
+    monkeypatch.setattr(objects, "base", base)
+    made = objects.render(with_options(SMALL, run_as_user=0, capabilities=["IPC_LOCK"]), RUN)
+    assert pod_of(made)["securityContext"]["runAsUser"] == 0
+    assert pod_of(made)["containers"][0]["securityContext"] == {"capabilities": {"add": ["IPC_LOCK"]}}
+    with pytest.raises(ConfigError, match=r"expected one element in spec\.runtimePatches"):
+        objects.render(of_kind(SMALL, "trainjob"), RUN)
+
+
+def test_a_patch_of_a_trainjob_keeps_the_runtimes_patches() -> None:
+    patch = {"spec": {"runtimePatches": [{"manager": "site/own", "trainingRuntimeSpec": {}}]}}
+    made = main_of(objects.render(with_options(of_kind(SMALL, "trainjob"), patch=[patch]), RUN))
+    assert [one["manager"] for one in made["spec"]["runtimePatches"]] == ["torchrelay/launcher", "site/own"]
+
+
 def test_storage_in_memory_is_refused() -> None:
     with pytest.raises(ConfigError, match="lives in this process only"):
         objects.render(SMALL, dataclasses.replace(RUN, url="memory://runs/x"))
@@ -204,6 +255,11 @@ def test_storage_in_memory_is_refused() -> None:
             {"volumes": [Volume(name="a", mount="/a", claim="x"), Volume(name="b", mount="/a", claim="y")]},
             "mounted twice: /a",
         ),
+        (
+            {"volumes": [Volume(name="shm", mount="/dev/shm", host_path="/mnt")], "shm_size": Size(1 << 30)},
+            "shm_size: there is no emptyDir 'shm'",
+        ),
+        ({"patch": [{"kind": "Servcie"}]}, "there is no Servcie to patch; there is: Service, Job"),
     ],
 )
 def test_mistakes(changes: dict[str, Any], says: str) -> None:

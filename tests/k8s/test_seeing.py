@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from api_server import Cluster, Refusal
-from seeing import crashed, shown, warn
+from seeing import WAITING_TO_MOUNT, crashed, shown, warn
 from submitting import begin, name_of, pod, submit, with_options
 
 from torchrelay.contract import layout, records
@@ -50,6 +50,21 @@ def test_pods_that_are_not_made(
     warn(cluster, name_of(started), message)
     assert run_status(started.storage).state is RunState.PENDING
     assert says in shown(started, capsys, "status")
+
+
+def test_a_pod_that_pulls_its_image(
+    cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For which a waiting container has no reason: it is being created, and only an event says what it waits for."""
+    started = submit(job, tmp_path)
+    made = pod(started, **WAITING_TO_MOUNT)
+    cluster.put("pods", made)
+    said = {"type": "Normal", "reason": "Pulling"}
+    warn(cluster, made["metadata"]["name"], 'Pulling image "i:1"', **said)
+    assert 'pulling the image: Pulling image "i:1"' in shown(started, capsys, "status")
+    said["reason"] = "Pulled"
+    warn(cluster, made["metadata"]["name"], "Successfully pulled image", at="2026-11-21T10:17:00Z", **said)
+    assert "pulling the image" not in shown(started, capsys, "status")
 
 
 def test_a_running_run_says_how_long_it_still_takes(job: JobSpec, tmp_path: Path) -> None:

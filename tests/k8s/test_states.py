@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from api_server import Cluster
+import yaml
+from api_server import Cluster, kubeconfig_of, serving
 from submitting import begin, name_of, pod, refusal, submit, with_options
 
 from torchrelay.contract import layout, records
@@ -11,6 +12,7 @@ from torchrelay.contract.exit_codes import Outcome, RunState
 from torchrelay.contract.records import Failure, OutcomeRecord
 from torchrelay_launch.backends.kubernetes import watching
 from torchrelay_launch.backends.kubernetes.backend import KubernetesBackend
+from torchrelay_launch.cli import main
 from torchrelay_launch.runs.status import run_status
 from torchrelay_launch.spec.models import JobSpec
 
@@ -105,6 +107,16 @@ STATES = {
         RunState.PENDING,
         "evicted",
     ),
+    "evicted for its disk": (
+        {
+            "phase": "Failed",
+            "reason": "Evicted",
+            "message": "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi.",
+            "containerStatuses": [{"state": {"terminated": {"reason": "Error", "exitCode": 137}}}],
+        },
+        RunState.PENDING,
+        "evicted (Pod ephemeral local storage usage exceeds",
+    ),
     "evicted by the node": (
         {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."},
         RunState.PENDING,
@@ -155,7 +167,44 @@ def test_a_failed_job_is_explained(kubeconfig: Path, cluster: Cluster, job: JobS
     assert status.error is not None
     assert "reached the limit" in status.error
     assert "killed for memory" in status.error
-    assert started.handle.poll() is None or started.handle.poll() == 137
+    assert started.handle.poll() == 137
+
+
+def test_a_job_that_waits_for_another_pod_is_not_running(
+    kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path
+) -> None:
+    """The Job controller waits for up to ten minutes before it makes one."""
+    started = submit(job, tmp_path)
+    begin(started)
+    cluster.put("pods", pod(started, **STATES["memory"][0]))
+    found = watching.observe(started.storage, 1)
+    assert found is not None
+    assert found.state is RunState.PENDING
+    assert "waits for its pods; before: " in found.says
+    assert "killed for memory" in found.says
+
+
+def test_a_kubeconfig_for_another_cluster_does_not_end_a_run(
+    kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = submit(job, tmp_path)
+    begin(started)
+    ours = yaml.safe_load(kubeconfig.read_text())
+    with serving(Cluster()) as elsewhere:
+        kubeconfig.write_text(yaml.safe_dump(kubeconfig_of(elsewhere)))
+        found = watching.observe(started.storage, 1)
+        assert found is not None
+        assert (found.state, found.unreachable) == (None, True)
+        assert f"this kubeconfig leads to {elsewhere}, which does not have it" in found.says
+        assert main(["cancel", started.storage.url]) == 74
+        assert "kubectl config use-context" in capsys.readouterr().err
+        assert cluster.all("jobs") != []
+        both = kubeconfig_of(elsewhere)  # the current context leads elsewhere, another one to the run
+        both["clusters"].append({"name": "ours", "cluster": ours["clusters"][0]["cluster"]})
+        both["contexts"].append({"name": "ours", "context": {"cluster": "ours", "user": "ada"}})
+        kubeconfig.write_text(yaml.safe_dump(both))
+        assert main(["cancel", started.storage.url]) == 0
+        assert cluster.all("jobs") == []
 
 
 def test_a_deleted_job_is_seen(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:

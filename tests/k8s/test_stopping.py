@@ -50,6 +50,17 @@ def test_stop_leaves_running_pods_to_their_supervisors(
     assert started.storage.size(layout.attempt_file(1, "stop")) is not None
 
 
+def test_stop_of_a_run_whose_pod_was_killed_and_has_no_other_yet(
+    kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path
+) -> None:
+    started = submit(job, tmp_path)
+    begin(started)
+    cluster.put("pods", pod(started, phase="Failed"))
+    assert main(["stop", started.storage.url]) == 0
+    assert cluster.all("jobs") == []
+    assert run_status(started.storage).state is RunState.STOPPED
+
+
 def test_cancel_deletes_the_job_from_any_machine(
     kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

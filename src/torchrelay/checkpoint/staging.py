@@ -89,6 +89,8 @@ def _copy(target: torch.Tensor, tensor: torch.Tensor, start: int, stop: int) -> 
     """Elements [start, stop) of a tensor in row-major order into as many bytes of the host."""
     if start == stop:
         return
+    if tensor.is_cuda:  # of a lazy conjugate or negative the host would finish the copy before it has come
+        tensor = tensor.resolve_conj().resolve_neg()
     if is_plain_memory(tensor):  # as bytes by memcpy, which writes past the caches: a quarter faster than copy_
         np.copyto(target.numpy(), in_a_row(tensor.detach())[start:stop].view(torch.uint8).numpy())
         return

@@ -72,9 +72,10 @@ class KubernetesBackend:
         return pod_logs.last_words(storage, attempt, known)
 
     def stop(self, storage: Storage) -> None:
-        """Ask for a clean stop; a job with no attempt under way, because it is queued, is deleted."""
+        """Ask for a clean stop; a job without a pod, because it is queued or waits for another one, is deleted."""
         newest = _asked(storage, "stop")
-        if generations.read_begin(storage, newest) is None or generations.outcome_of(storage, newest) is not None:
+        begun = generations.read_begin(storage, newest) is not None
+        if not begun or generations.outcome_of(storage, newest) is not None or _has_no_pod(storage, newest):
             try:
                 _delete(storage, newest)
             except ApiAwayError as error:
@@ -176,8 +177,28 @@ def _delete(storage: Storage, attempt: int) -> None:
     from torchrelay_launch.backends.kubernetes import creation, watching
 
     where = creation.read_whereabouts(storage, generations.record_of(storage, attempt).backend_id)
-    if where is not None:
-        watching.api_of(where).delete(where.kind, where.name)
+    if where is None:
+        return
+    api = watching.api_of(where)
+    elsewhere = watching.of_another_cluster(api, where)
+    if elsewhere and api.get(where.kind, where.name) is None:
+        raise ApiAwayError(elsewhere)  # not the one that was reached
+    api.delete(where.kind, where.name)
+
+
+def _has_no_pod(storage: Storage, attempt: int) -> bool:
+    """Whether all pods have ended and none has come in their place, so that nobody would see a request to stop."""
+    from torchrelay_launch.backends.kubernetes import creation, watching
+
+    where = creation.read_whereabouts(storage, generations.record_of(storage, attempt).backend_id)
+    if where is None:
+        return False
+    try:
+        api = watching.api_of(where)
+        job = api.get(where.kind, where.name)
+        return job is not None and not any(map(watching.is_alive, watching.pods_of(api, job)))
+    except TorchrelayError:
+        return False  # pods that there may be see it
 
 
 def _conclude(storage: Storage, attempt: int) -> None:

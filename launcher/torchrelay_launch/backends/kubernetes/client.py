@@ -45,6 +45,11 @@ class Api:
     warnings: list[str] = field(default_factory=list)  # what the API said beside its answers
     _versions: dict[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def server(self) -> str:
+        """Where the API is."""
+        return str(self._client.configuration.host).rstrip("/")
+
     def path(self, kind: str, name: str = "") -> str:
         group, plural = KINDS[kind]
         if group.startswith("apis/") and group.count("/") == 1:
@@ -53,7 +58,7 @@ class Api:
 
     def create(self, made: Object, *, dry_run: bool = False) -> Object:
         """Raises: ConfigError with what the API says against it; ApiAwayError."""
-        query = {"dryRun": "All"} if dry_run else {}
+        query = {"fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})  # it drops what it does not know
         return self._insisting("POST", self.path(made["kind"]), made, query)
 
     def get(self, kind: str, name: str) -> Object | None:
@@ -110,7 +115,15 @@ class Api:
         self, method: Method, path: str, body: Object | None = None, query: dict[str, str] | None = None
     ) -> Object:
         """One request. Raises: ConfigError with what the API says against it; NotThereError; ApiAwayError."""
-        answer = json.loads(self._send(method, path, body, query or {}) or b"{}")
+        said = self._send(method, path, body, query or {})
+        try:
+            answer = json.loads(said or b"{}")
+        except ValueError:
+            host = self._client.configuration.host
+            raise ConfigError(
+                f"what answers at {host} is no Kubernetes API, but perhaps a login page or a proxy: it said "
+                f"{said[:60].decode(errors='replace')!r}"
+            ) from None
         return answer if isinstance(answer, dict) else {}
 
     def _send(self, method: Method, path: str, body: Object | None, query: dict[str, str]) -> bytes:
@@ -171,8 +184,10 @@ def _just_back(host: str) -> bool:
     return time.monotonic() - _silent.get(host, -JUST_BACK_S) < JUST_BACK_S
 
 
-def connect(options: Kubernetes, namespace: str | None = None) -> Api:
+def connect(options: Kubernetes, namespace: str | None = None, server: str = "") -> Api:
     """The cluster that kubectl would use: the kubeconfig's context, else the pod's own service account.
+
+    `server`: where a run is; without `kubernetes.context`, a context that leads there comes before the current one.
 
     Raises: ConfigError if there is none, with what to do.
     """
@@ -180,9 +195,9 @@ def connect(options: Kubernetes, namespace: str | None = None) -> Api:
         from kubernetes import client, config
     except ImportError as error:
         raise ConfigError("the Kubernetes client is not installed: pip install 'torchrelay[kubernetes]'") from error
-    key = (*_kubeconfig(config), options.context)
+    key = (*_kubeconfig(config), options.context, server)
     if key not in _connected:
-        _connected[key] = _connection(client, config, options.context)
+        _connected[key] = _connection(client, config, options.context, server)
     made, of_context = _connected[key]
     return Api(namespace or options.namespace or of_context or "default", made)
 
@@ -196,12 +211,12 @@ def _kubeconfig(config: Any) -> tuple[object, ...]:
     return tuple(found)
 
 
-def _connection(client: Any, config: Any, context: str | None) -> tuple[Any, str | None]:
+def _connection(client: Any, config: Any, context: str | None, server: str) -> tuple[Any, str | None]:
     """A client, and the namespace that belongs to it. Raises: ConfigError."""
     configuration = client.Configuration()
     configuration.retries = 1
     files = kubeconfig.files(config)
-    joined, chosen = os.pathsep.join(map(str, files)), context or kubeconfig.current_context(files)
+    joined, chosen = os.pathsep.join(map(str, files)), context or kubeconfig.chosen_context(files, server)
     try:
         with logins.heard() as said:
             config.load_kube_config(joined, context=chosen, client_configuration=configuration)
@@ -215,7 +230,22 @@ def _connection(client: Any, config: Any, context: str | None) -> tuple[Any, str
         namespace = _own_namespace()
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # the client trusts the file to be sound
         raise kubeconfig.unusable(joined, f"{type(error).__name__}: {error}") from None
+    _through_proxy(configuration, kubeconfig.proxy_of(files, chosen))
     return client.ApiClient(configuration), namespace
+
+
+def _through_proxy(configuration: Any, own: str | None) -> None:
+    """As kubectl does: the proxy of the kubeconfig, else that of the environment for the server's scheme.
+
+    The client by itself takes any proxy of the environment, and forgets NO_PROXY.
+    """
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies_environment
+
+    found, server = getproxies_environment(), urlsplit(configuration.host)
+    is_here = server.hostname == "localhost" or str(server.hostname).startswith("127.")
+    configuration.proxy = own or (None if is_here else found.get(server.scheme))
+    configuration.no_proxy = None if own else found.get("no")
 
 
 def _not_sent(error: BaseException) -> bool:

@@ -68,7 +68,13 @@ def packed(folder: Path) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for name in files:
-            archive.add((folder / name).resolve(), name, recursive=False)  # what a link leads to may not be there
+            try:
+                archive.add((folder / name).resolve(), name, recursive=False)  # what a link leads to may not be there
+            except OSError as error:
+                raise ConfigError(
+                    f"code: cannot read {folder / name}: {error.strerror}; make it readable, leave it out with "
+                    ".gitignore, or build the code into the image (code: live)"
+                ) from None
     return buffer.getvalue()
 
 

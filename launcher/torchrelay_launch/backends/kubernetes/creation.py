@@ -28,6 +28,7 @@ class Whereabouts:
     kind: str
     namespace: str
     context: str | None = None  # of the kubeconfig, if the spec names one
+    server: str = ""  # URL of the API, as whoever submitted knew it
 
 
 def whereabouts_file(name: str) -> str:
@@ -52,7 +53,8 @@ def create(api: Api, storage: Storage, submission: ObjectSubmission) -> Whereabo
     main = next(one for one in submission.objects if one["kind"] in MAIN)
     others = [one for one in submission.objects if one["kind"] not in MAIN]
     others += secrets_of(submission.job, main, shell())
-    where = Whereabouts(main["metadata"]["name"], main["kind"], api.namespace, submission.job.kubernetes.context)
+    context = submission.job.kubernetes.context
+    where = Whereabouts(main["metadata"]["name"], main["kind"], api.namespace, context, api.server)
     storage.replace(whereabouts_file(where.name), dump(where))
     create_objects(api, main, others)
     return where

@@ -13,6 +13,7 @@ SECONDS = len("2026-11-21T10:15:00")  # beyond these, times of events differ in 
 REPLICATED_JOB = "-node-0"  # what a JobSet calls its one Job, after its own name
 SETTING_UP = ("ContainerCreating", "PodInitializing")
 SCHEDULING = ("FailedScheduling",)  # of a pod that is being set up, these are over
+PULLING, PULLED = "Pulling", "Pulled"  # the kubelet's words
 MADE = "SuccessfulCreate"  # the Job controller's word for a pod that it made
 
 
@@ -38,12 +39,13 @@ def why_no_pods(api: Api, job: Object) -> str:
 
 
 def why_not_started(api: Api, pods: list[Object]) -> str:
-    """Why the first pod that is still being set up is; an empty text if there is none, or nobody says."""
+    """Why the first pod that is still being set up is, or what it waits for; an empty text if nobody says."""
     for pod in pods:
         containers = (pod.get("status") or {}).get("containerStatuses") or []
         reasons = {((one.get("state") or {}).get("waiting") or {}).get("reason") for one in containers}
         if reasons & set(SETTING_UP):
-            said = newest_warning(api, pod["metadata"]["name"])
+            found = _events(api, pod["metadata"]["name"])
+            said = _newest_warning(found) or _pulling(found)
             if said:
                 return f"pod {pod['metadata']['name']}: {said}"
     return ""
@@ -54,10 +56,24 @@ def newest_warning(api: Api, name: str) -> str:
 
     Warnings that are over are left out: of pods that were not made, when one was made since, and of scheduling.
     """
+    return _newest_warning(_events(api, name))
+
+
+def _events(api: Api, name: str) -> list[Object]:
+    """What the cluster has said of an object, as far as it may be asked for."""
     try:
-        found = api.list("Event", fields=f"involvedObject.name={name}")
+        return api.list("Event", fields=f"involvedObject.name={name}")
     except TorchrelayError:
-        return ""
+        return []
+
+
+def _pulling(found: list[Object]) -> str:
+    """That the kubelet pulls an image, for which a waiting container has no reason of its own."""
+    newest = max((one for one in found if one.get("reason") in (PULLING, PULLED)), key=_when, default={})
+    return f"pulling the image: {newest.get('message', '')}" if newest.get("reason") == PULLING else ""
+
+
+def _newest_warning(found: list[Object]) -> str:
     made = max((_when(one)[:SECONDS] for one in found if one.get("reason") == MADE), default="")
     warnings = [one for one in found if one.get("type") == "Warning" and one.get("reason") not in SCHEDULING]
     newest = max((one for one in warnings if _when(one)[:SECONDS] >= made), key=_when, default=None)

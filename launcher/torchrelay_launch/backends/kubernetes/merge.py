@@ -20,6 +20,7 @@ MERGE_KEYS = {
     "ports": "containerPort",
     "replicatedJobs": "name",
     "resourceClaims": "name",
+    "runtimePatches": "manager",
     "schedulingGates": "name",
     "topologySpreadConstraints": "topologyKey",
     "volumeDevices": "devicePath",

@@ -37,6 +37,10 @@ def render(job: JobSpec, run: RunRef) -> list[Object]:
     """The objects, in the order in which they are created. Raises: ConfigError for a job that cannot run there."""
     check(job, run)
     made = _KINDS[job.kubernetes.kind](job, run, place_of(job, run))
+    kinds = [one["kind"] for one in made]
+    for patch in job.kubernetes.patch:
+        if patch.get("kind", kinds[-1]) not in kinds:
+            raise ConfigError(f"kubernetes.patch: there is no {patch['kind']} to patch; there is: {', '.join(kinds)}")
     return [_patched(one, job) for one in made]
 
 
@@ -128,7 +132,7 @@ def _jobset(job: JobSpec, run: RunRef, place: Place) -> list[Object]:
         raise ConfigError(f"k8s/jobset.yaml has no replicated job named {REPLICATED!r}")
     template = replicated["template"]
     _fill_job(template["spec"], made["metadata"]["labels"], job, run, place)
-    made["spec"]["failurePolicy"]["maxRestarts"] = _backoff(job)
+    made["spec"].setdefault("failurePolicy", {})["maxRestarts"] = _backoff(job)
     template["spec"] |= {"backoffLimit": 0, "backoffLimitPerIndex": 0}
     for field in ("ttlSecondsAfterFinished",):
         if field in template["spec"]:
@@ -146,6 +150,8 @@ def _trainjob(job: JobSpec, run: RunRef, place: Place) -> list[Object]:
     pods.fill_container(trainer, job, run, place, secret_name(job, place))
     trainer["numNodes"] = job.resources.nodes.minimum
     trainer["resourcesPerNode"] = pods.resources(job)
+    if len(spec.get("runtimePatches") or []) != 1:
+        raise ConfigError("k8s/trainjob.yaml: expected one element in spec.runtimePatches, which is filled in")
     (patch,) = spec["runtimePatches"]
     volumes, mounts = pods.volumes(job, place)
     spec["runtimePatches"] = _mounting(patch, mounts)
@@ -218,7 +224,8 @@ def _deadline(spec: Object, job: JobSpec) -> None:
 def _service(job: JobSpec, run: RunRef, place: Place) -> Object:
     made = _marked(base("service"), job, run, place)
     made["spec"]["selector"] = names.labels(run.run_id, run.attempt)
-    made["spec"]["ports"][0]["port"] = job.kubernetes.port
+    for port in made["spec"].get("ports", [])[:1]:
+        port["port"] = job.kubernetes.port
     return made
 
 

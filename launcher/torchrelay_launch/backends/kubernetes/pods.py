@@ -9,7 +9,7 @@ from torchrelay_launch.spec.models import JobSpec, Volume
 
 CONTAINER = "train"
 GRACE_AFTER_S = 15  # for the last words, after the ranks have had their whole grace
-CODE_VOLUME = "code"
+CODE_VOLUME, SHM_VOLUME = "torchrelay-code", "shm"
 Object = dict[str, Any]  # of the API, as in YAML
 
 
@@ -106,14 +106,19 @@ def fill_pod(spec: Object, job: JobSpec, run: RunRef, place: Place, secret: str)
     _set(container, "imagePullPolicy", options.image_pull_policy)
     _set(container, "envFrom", options.env_from)
     if options.capabilities:
-        container["securityContext"].setdefault("capabilities", {})["add"] = list(options.capabilities)
+        security = container.setdefault("securityContext", {})
+        security.setdefault("capabilities", {})["add"] = list(options.capabilities)
     sources, mounts = volumes(job, place)
     spec["volumes"] = overridden(spec.get("volumes", []), sources)
-    container["volumeMounts"] = container.get("volumeMounts", []) + mounts
+    taken = {one["mountPath"] for one in mounts}  # the spec's own take the place of the base manifest's
+    container["volumeMounts"] = [
+        one for one in container.get("volumeMounts", []) if one["mountPath"] not in taken
+    ] + mounts
     _shared_memory(spec, job)
     spec["terminationGracePeriodSeconds"] = grace_s(job)
     if options.run_as_user is not None:
-        spec["securityContext"] |= {"runAsUser": options.run_as_user, "runAsNonRoot": options.run_as_user != 0}
+        user = {"runAsUser": options.run_as_user, "runAsNonRoot": options.run_as_user != 0}
+        spec.setdefault("securityContext", {}).update(user)
     if options.host_network:
         spec |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     for field, value in placement(job).items():
@@ -178,9 +183,15 @@ def _source(volume: Volume) -> Object:
 
 def _shared_memory(spec: Object, job: JobSpec) -> None:
     size = job.kubernetes.shm_size
-    for volume in spec["volumes"]:
-        if volume["name"] == "shm" and size is not None:
-            volume["emptyDir"]["sizeLimit"] = quantity(size)
+    if size is None:
+        return
+    volume: Object = next((one for one in spec["volumes"] if one["name"] == SHM_VOLUME), {})
+    if "emptyDir" not in volume:
+        raise ConfigError(
+            f"kubernetes.shm_size: there is no emptyDir {SHM_VOLUME!r} that it could limit; leave it out, or the "
+            "volume that takes its place"
+        )
+    volume["emptyDir"]["sizeLimit"] = quantity(size)
 
 
 def _set(target: Object, field: str, value: object) -> None:

@@ -3,9 +3,18 @@
 from pathlib import PurePosixPath
 
 from torchrelay.contract.errors import ConfigError
-from torchrelay_launch.spec.models import JobSpec
+from torchrelay_launch.spec.models import JobSpec, Volume
 
 _OF_THE_MACHINE = ("file", "local")
+_OF_ONE_POD = {
+    "configMap",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "image",
+    "projected",
+    "secret",
+}  # sources of volumes
 
 
 def check_storage(job: JobSpec, url: str) -> None:
@@ -16,12 +25,18 @@ def check_storage(job: JobSpec, url: str) -> None:
     if found and scheme not in _OF_THE_MACHINE:
         return
     path = PurePosixPath(rest if found else url)
-    if not any(covers(volume.mount, path) for volume in job.kubernetes.volumes if not volume.read_only):
+    if not any(covers(volume.mount, path) for volume in job.kubernetes.volumes if _is_shared(volume)):
         raise ConfigError(
             f"storage: {path} is a folder of this machine, which pods do not have. Use a bucket (storage: s3://...) or "
             "mount a volume that holds the folder under the same path, such as "
             f"kubernetes.volumes: [{{name: runs, mount: {path.parent}, claim: CLAIM}}]"
         )
+
+
+def _is_shared(volume: Volume) -> bool:
+    """Whether what a pod writes there is seen elsewhere, as far as the spec tells."""
+    own = volume.read_only or volume.empty_dir or volume.config_map or volume.secret
+    return not own and not set(volume.source or {}) & _OF_ONE_POD
 
 
 def covers(mount: str, path: PurePosixPath) -> bool:

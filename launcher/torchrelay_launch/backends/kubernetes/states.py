@@ -26,7 +26,6 @@ PHASES = {
 WAITING = {
     "ContainerCreating": "being set up (image, volumes)",
     "PodInitializing": "being set up",
-    "Pulling": "pulling the image",
     "ErrImagePull": "the image cannot be pulled",
     "ImagePullBackOff": "the image cannot be pulled",
     "ErrImageNeverPull": "the image is not on the node, and kubernetes.image_pull_policy is Never",

@@ -44,6 +44,9 @@ def observe(storage: Storage, attempt: int) -> Observed | None:
         api = api_of(where)
         job = api.get(where.kind, where.name)
         if job is None:
+            elsewhere = of_another_cluster(api, where)
+            if elsewhere:
+                return Observed(None, elsewhere, unreachable=True)
             return _gone(where, asked_to_stop=asked_to_stop, ended=outcome is not None)
         pods = pods_of(api, job)
         return observed(job, pods, begun=begun, waits=_waits(api, job, pods))
@@ -59,7 +62,7 @@ def _waits(api: Api, job: Object, pods: list[Object]) -> str:
         return queue_says(api, job)
     if any(condition(job, kind) for kind in FINISHED):
         return ""
-    alive = [one for one in pods if _alive(one)]
+    alive = [one for one in pods if is_alive(one)]
     missing = events.wanted_pods(job) - len(alive)
     said = events.why_no_pods(api, job) if missing > 0 else ""
     if said:
@@ -69,7 +72,20 @@ def _waits(api: Api, job: Object, pods: list[Object]) -> str:
 
 def api_of(where: Whereabouts) -> Api:
     """The cluster and namespace of an attempt. Raises: ConfigError."""
-    return connect(Kubernetes(context=where.context), where.namespace)
+    return connect(Kubernetes(context=where.context), where.namespace, where.server)
+
+
+def of_another_cluster(api: Api, where: Whereabouts) -> str:
+    """What to say of a job that is not found where it was not submitted to; an empty text where it was.
+
+    One cluster can have several addresses, so an address that differs proves nothing where the job is found.
+    """
+    if where.server in ("", api.server):
+        return ""
+    return (
+        f"{where.kind} {where.name} was submitted to the cluster at {where.server}, and this kubeconfig leads to "
+        f"{api.server}, which does not have it: switch with `kubectl config use-context`, or set KUBECONFIG"
+    )
 
 
 def observed(job: Object, pods: list[Object], *, begun: bool, waits: str = "") -> Observed:
@@ -83,15 +99,15 @@ def observed(job: Object, pods: list[Object], *, begun: bool, waits: str = "") -
         return Observed(RunState.RUNNING if begun else RunState.PENDING, f"{name} is being deleted, its pods first")
     if condition(job, "Suspended") is not None:
         return Observed(RunState.PENDING, f"{name} is queued{waits and ': ' + waits}")
-    alive = [one for one in pods if _alive(one)]
+    alive = [one for one in pods if is_alive(one)]
     troubles = grouped(alive) + ([waits] if waits else [])
-    ended = [text for text in (ending(one) for one in pods if not _alive(one)) if text]
+    ended = [text for text in (ending(one) for one in pods if not is_alive(one)) if text]
     before = f"; before: {ended[-1]}" if ended else ""
     if troubles:
         running = begun and _all_run(alive)
         return Observed(RunState.RUNNING if running else RunState.PENDING, "; ".join(troubles) + before)
     count = f"{len(alive)} pod{'s' * (len(alive) != 1)}"
-    if begun:
+    if begun and (alive or not ended):
         return Observed(RunState.RUNNING, f"{name}, {count}")
     if _all_run(alive):
         return Observed(RunState.PENDING, f"{name}: {count} started, the attempt is about to begin{before}")
@@ -191,6 +207,8 @@ def ending(pod: Object) -> str:
     disrupted = condition(pod, "DisruptionTarget")
     if status.get("phase") not in ("Failed", "Succeeded"):
         return f"pod {name} is being moved: {DISRUPTIONS.get(disrupted.get('reason', ''), '')}" if disrupted else ""
+    if status.get("phase") == "Failed" and status.get("reason") in ENDED:  # the node's own reason says more than 137
+        return f"pod {name}: {ENDED[status['reason']]}{_message(status)}"
     for container in status.get("containerStatuses") or []:
         ended = (container.get("state") or {}).get("terminated")
         if ended and ended.get("reason") != "Completed":
@@ -199,7 +217,7 @@ def ending(pod: Object) -> str:
         return f"pod {name}: {DISRUPTIONS.get(disrupted.get('reason', ''), 'disrupted')}"
     if status.get("phase") == "Failed":
         reason = str(status.get("reason", ""))
-        return f"pod {name}: {ENDED.get(reason, reason or 'failed')}{_message(status)}"
+        return f"pod {name}: {reason or 'failed'}{_message(status)}"
     return ""
 
 
@@ -227,7 +245,8 @@ def _message(status: Object) -> str:
     return f" ({status['message']})" if status.get("message") else ""
 
 
-def _alive(pod: Object) -> bool:
+def is_alive(pod: Object) -> bool:
+    """Whether a pod has not ended."""
     return (pod.get("status") or {}).get("phase") in ("Pending", "Running")
 
 
