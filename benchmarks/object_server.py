@@ -2,21 +2,17 @@
 
 import os
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import boto3
 from tools import ENVIRONMENT, PYTHON, ROOT
 
-SETTINGS = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "never-written-down-0123456789abcdef",  # what tests/s3/on_ceph.sh gives its user
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
+sys.path.append(str(ROOT / "tests" / "harness"))
+
+from s3_settings import SETTINGS, client
 
 
 @dataclass(frozen=True)
@@ -32,22 +28,12 @@ class S3Server:
         """By which programs find it."""
         return SETTINGS | {"AWS_ENDPOINT_URL": self.endpoint}
 
-    def client(self) -> Any:
-        """boto3's."""
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name=SETTINGS["AWS_DEFAULT_REGION"],
-            aws_access_key_id=SETTINGS["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=SETTINGS["AWS_SECRET_ACCESS_KEY"],
-        )
-
     def clear(self) -> None:
         """Delete what is in the bucket."""
-        client = self.client()
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+        s3 = client(self.endpoint)
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
             for found in page.get("Contents", []):
-                client.delete_object(Bucket=self.bucket, Key=found["Key"])
+                s3.delete_object(Bucket=self.bucket, Key=found["Key"])
 
 
 @contextmanager
@@ -74,5 +60,5 @@ def _connect(endpoint: str, bucket: str) -> S3Server:
     with urllib.request.urlopen(endpoint, timeout=30) as answer:
         name = answer.headers.get("Server", "an unnamed server").partition(" (")[0]
     server = S3Server(name, endpoint, bucket)
-    server.client().create_bucket(Bucket=bucket)
+    client(endpoint).create_bucket(Bucket=bucket)
     return server

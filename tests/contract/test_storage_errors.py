@@ -54,6 +54,7 @@ def test_what_may_pass_is_tried_again(error):
     ("error", "hint"),
     [
         (answered(403, "AccessDenied", PermissionError), "credentials"),
+        (answered(501, "NotImplemented"), "If-None-Match"),
         (answered(403, "403", PermissionError), "credentials"),
         (answered(403, "InvalidAccessKeyId"), "credentials"),
         (answered(400, "ExpiredToken"), "credentials"),

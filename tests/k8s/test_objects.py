@@ -123,24 +123,6 @@ def test_every_size_is_a_quantity(size: int, kind: str) -> None:
     assert [one for each in objects.render(job, RUN) for one in complaints(each)] == []
 
 
-def test_a_volume_may_be_mounted_more_than_once() -> None:
-    """Which Trainer takes in patches of their own only: its lists of mounts are maps by the volume's name."""
-    twice = [Volume(name="a", mount=mount, claim="c", sub_path=mount[1:]) for mount in ("/x", "/y", "/z")]
-    job = with_options(of_kind(SMALL, "trainjob"), volumes=[*twice, Volume(name="b", mount="/b", empty_dir=True)])
-    made = main_of(objects.render(job, RUN))
-    assert complaints(made) == []
-    mounted = []
-    for patch in made["spec"]["runtimePatches"]:
-        (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-        (container,) = replicated["template"]["spec"]["template"]["spec"]["containers"]
-        mounted.append((patch["manager"], [one["mountPath"] for one in container["volumeMounts"]]))
-    assert mounted == [
-        ("torchrelay/launcher", ["/x", "/b"]),
-        ("torchrelay/launcher-2", ["/y"]),
-        ("torchrelay/launcher-3", ["/z"]),
-    ]
-
-
 def test_root_is_what_capabilities_need() -> None:
     asked = with_options(SMALL, capabilities=["IPC_LOCK"])
     assert any("kubernetes.run_as_user: 0" in one for one in objects.not_honoured(asked))
@@ -174,73 +156,6 @@ def test_a_jobset_does_not_start_again_when_its_time_is_up() -> None:
     assert (rule["action"], "DeadlineExceeded" in rule["onJobFailureReasons"]) == ("FailJobSet", True)
 
 
-@pytest.mark.parametrize("url", ["/home/ada/runs/x", "file:///home/ada/runs/x"])
-def test_local_storage_needs_a_volume(url: str) -> None:
-    here = dataclasses.replace(RUN, url=url)
-    with pytest.raises(ConfigError, match=r"kubernetes\.volumes: .*mount: /home/ada/runs"):
-        objects.render(SMALL, here)
-    read_only = Volume(name="runs", mount="/home/ada", claim="runs", read_only=True)
-    with pytest.raises(ConfigError, match="which pods do not have"):
-        objects.render(with_options(SMALL, volumes=[read_only]), here)
-    objects.render(with_options(SMALL, volumes=[Volume(name="runs", mount="/home/ada/runs", claim="runs")]), here)
-
-
-@pytest.mark.parametrize(
-    "source",
-    [{"empty_dir": True}, {"config_map": "c"}, {"secret": "s"}, {"source": {"projected": {}}}],
-)
-def test_what_only_one_pod_sees_is_no_storage(source: dict[str, Any]) -> None:
-    job = with_options(SMALL, volumes=[Volume(name="runs", mount="/home/ada/runs", **source)])
-    with pytest.raises(ConfigError, match="which pods do not have"):
-        objects.render(job, dataclasses.replace(RUN, url="/home/ada/runs/x"))
-
-
-def test_a_volume_takes_the_place_of_a_base_manifests_mount_and_of_nothing_else() -> None:
-    scratch = Volume(name="scratch", mount="/tmp", host_path="/mnt/nvme")
-    mine = Volume(name="code", mount="/data/code", claim="mycode")
-    job = with_options(dataclasses.replace(SMALL, code="snapshot"), volumes=[scratch, mine])
-    made = objects.render(job, RUN)
-    assert complaints(main_of(made)) == []
-    (container,) = pod_of(made)["containers"]
-    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
-    assert mounts == {"/dev/shm": "shm", "/tmp": "scratch", "/data/code": "code", "/workspace": "torchrelay-code"}
-    sources = {one["name"]: one for one in pod_of(made)["volumes"]}
-    assert sources["code"]["persistentVolumeClaim"] == {"claimName": "mycode"}
-
-
-def test_base_manifests_of_a_site_may_leave_out_what_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    shipped = objects.base
-
-    def base(name: str) -> objects.Object:
-        made = shipped(name)
-        if name == "service":
-            del made["spec"]["ports"]
-        if name == "job":
-            pod = made["spec"]["template"]["spec"]
-            del pod["securityContext"], pod["containers"][0]["securityContext"]
-        if name == "trainjob":
-            made["spec"]["runtimePatches"] = []
-        return made
-
-    monkeypatch.setattr(objects, "base", base)
-    made = objects.render(with_options(SMALL, run_as_user=0, capabilities=["IPC_LOCK"]), RUN)
-    assert pod_of(made)["securityContext"]["runAsUser"] == 0
-    assert pod_of(made)["containers"][0]["securityContext"] == {"capabilities": {"add": ["IPC_LOCK"]}}
-    with pytest.raises(ConfigError, match=r"expected one element in spec\.runtimePatches"):
-        objects.render(of_kind(SMALL, "trainjob"), RUN)
-
-
-def test_a_patch_of_a_trainjob_keeps_the_runtimes_patches() -> None:
-    patch = {"spec": {"runtimePatches": [{"manager": "site/own", "trainingRuntimeSpec": {}}]}}
-    made = main_of(objects.render(with_options(of_kind(SMALL, "trainjob"), patch=[patch]), RUN))
-    assert [one["manager"] for one in made["spec"]["runtimePatches"]] == ["torchrelay/launcher", "site/own"]
-
-
-def test_storage_in_memory_is_refused() -> None:
-    with pytest.raises(ConfigError, match="lives in this process only"):
-        objects.render(SMALL, dataclasses.replace(RUN, url="memory://runs/x"))
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -259,7 +174,7 @@ def test_storage_in_memory_is_refused() -> None:
             {"volumes": [Volume(name="shm", mount="/dev/shm", host_path="/mnt")], "shm_size": Size(1 << 30)},
             "shm_size: there is no emptyDir 'shm'",
         ),
-        ({"patch": [{"kind": "Servcie"}]}, "there is no Servcie to patch; there is: Service, Job"),
+        ({"patch": [{"kind": "Deployment"}]}, "there is no Deployment to patch; there is: Service, Job"),
     ],
 )
 def test_mistakes(changes: dict[str, Any], says: str) -> None:
@@ -284,43 +199,6 @@ def test_what_a_runtime_decides_is_reported() -> None:
     assert "kubernetes.shm_size: the runtime of a TrainJob decides it" in warnings
     assert "restarts.grace: before Kubeflow Trainer 2.3 the runtime of a TrainJob decides it" in warnings
     assert submission_of(LARGE, RUN).warnings == ()
-
-
-def test_patches_reach_one_element_of_a_list() -> None:
-    patch = {
-        "spec": {
-            "template": {
-                "spec": {
-                    "containers": [{"name": "train", "env": [{"name": "HOME", "value": "/home"}], "tty": True}],
-                    "volumes": [{"name": "tmp", "$patch": "delete"}],
-                    "automountServiceAccountToken": None,
-                }
-            }
-        }
-    }
-    job = with_options(SMALL, patch=[patch, {"kind": "Service", "metadata": {"annotations": {"a": "b"}}}])
-    service, _ = made = objects.render(job, RUN)
-    pod = pod_of(made)
-    (container,) = pod["containers"]
-    assert {"name": "HOME", "value": "/home"} in container["env"]
-    assert container["tty"] is True
-    assert container["image"] == "registry.example/train:1"
-    assert [one["name"] for one in pod["volumes"]] == ["shm"]
-    assert "automountServiceAccountToken" not in pod
-    assert service["metadata"]["annotations"]["a"] == "b"
-
-
-@pytest.mark.parametrize(
-    ("patch", "says"),
-    [
-        ({"spec": {"template": {"spec": {"containers": [{"image": "x"}]}}}}, "has no `name`"),
-        ({"spec": {"template": {"spec": {"containers": ["x"]}}}}, "list of objects with the key `name`"),
-        ({"spec": {"$retainKeys": []}}, r"only `\$patch: replace`"),
-    ],
-)
-def test_patches_that_cannot_be(patch: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        objects.render(with_options(SMALL, patch=[patch]), RUN)
 
 
 def test_pods_pass_the_restricted_standard_unless_the_spec_asks_for_more() -> None:

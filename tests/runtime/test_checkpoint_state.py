@@ -221,6 +221,21 @@ def test_bytes_of_tensors_that_do_not_lie_in_order() -> None:
     assert bytes(Staging().fill([(conjugate.imag, 0, 2)])) == conjugate.imag.resolve_neg().numpy().tobytes()
 
 
+def test_memory_that_cannot_be_had_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, given = Staging(), torch.empty
+
+    def little(size: int, **options: Any) -> torch.Tensor:
+        if size > 8:
+            raise RuntimeError("can't allocate memory")
+        return given(size, **options)
+
+    tensor = torch.arange(4.0)
+    monkeypatch.setattr(torch, "empty", little)
+    with pytest.raises(CheckpointError, match="16 bytes in each rank could not be had"):
+        memory.fill([(tensor, 0, 4)])
+    assert bytes(memory.fill([(tensor, 0, 2)])) == tensor[:2].numpy().tobytes()
+
+
 def test_memory_is_pinned_by_the_ranks_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every thread begins with GPU 0: there each rank would take some hundred MB for a context that nobody needs."""
     now, pinned = [0], []

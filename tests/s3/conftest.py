@@ -10,9 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from s3_settings import SETTINGS
+from s3_settings import SETTINGS, client
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # for faulty_proxy, which lies beside the tests
@@ -57,14 +56,7 @@ def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def s3_bucket(s3_environment: str) -> str:
     """Name of a bucket of its own."""
     name = f"test-{secrets.token_hex(6)}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3_environment,
-        region_name=SETTINGS["AWS_DEFAULT_REGION"],
-        aws_access_key_id=SETTINGS["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=SETTINGS["AWS_SECRET_ACCESS_KEY"],
-    )
-    client.create_bucket(Bucket=name)
+    client(s3_environment).create_bucket(Bucket=name)
     return name
 
 

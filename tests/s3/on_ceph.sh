@@ -12,23 +12,13 @@ set -euo pipefail
 release=${1:?name a release of Debian, such as trixie}
 shift
 here=$(cd "$(dirname "$0")/../.." && pwd)
-root=${TORCHRELAY_RELEASES:-/var/tmp/torchrelay-releases}/ceph-$release
 gigabytes=${TORCHRELAY_CEPH_GB:-10}
 packages="ceph-mon ceph-mgr ceph-osd ceph-common radosgw curl"
 
-for program in debootstrap unshare; do
-    command -v "$program" >/dev/null || { echo "error: $program is missing; apt-get install debootstrap util-linux" >&2; exit 1; }
-done
-((EUID == 0)) || { echo "error: a root directory is made by root: sudo $0 $release" >&2; exit 1; }
-
+# shellcheck source=tests/harness/debian_root.sh
+source "$here/tests/harness/debian_root.sh"
+make_root "ceph-$release" "$release"
 if [[ ! -e $root/.installed ]]; then
-    echo "making $root, which takes some minutes"
-    rm -rf --one-file-system "$root"
-    mkdir -p "$root"
-    debootstrap --variant=minbase "$release" "$root" >"$root.log" || { tail -n 20 "$root.log" >&2; exit 1; }
-    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" # packages start their daemons otherwise
-    chmod 755 "$root/usr/sbin/policy-rc.d"
-    for file in /etc/resolv.conf /etc/hosts; do install -D "$file" "$root$file"; done # to reach the network as here
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get install -y -qq --no-install-recommends $packages >>"$root.log" 2>&1 ||
         { tail -n 20 "$root.log" >&2; exit 1; }

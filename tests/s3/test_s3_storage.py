@@ -6,9 +6,10 @@ import sys
 import time
 
 import pytest
+from faulty_proxy import FaultyProxy
 from s3_settings import SECRET
 
-from torchrelay.contract import object_connection, object_writing
+from torchrelay.contract import object_connection, object_writing, records
 from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.object_parts import in_parallel
 from torchrelay.contract.storage import open_storage
@@ -269,3 +270,16 @@ def test_options_come_from_the_environment(s3_environment, s3_url, monkeypatch):
     storage.create("file", b"x")
     assert storage.connection.limits.retry_s == 7
     assert storage.connection.endpoint() == s3_environment
+
+
+def test_a_server_that_ignores_conditions_keeps_no_run(s3_environment, s3_url):
+    record = records.RunRecord("r1", "r1", 1.0, "1")
+    with FaultyProxy(s3_environment) as proxy:
+        proxy.rates = {"deaf": 1.0}
+        storage = open_storage(s3_url, {"endpoint_url": proxy.url})
+        with pytest.raises(ConfigError, match="made twice"):
+            records.create_run(storage, record)
+        assert storage.list("") == []
+        proxy.rates = {}
+        records.create_run(storage, record)
+        assert records.read_run(storage) == record

@@ -10,25 +10,11 @@ set -euo pipefail
 release=${1:?name a release of Debian, such as trixie}
 shift
 here=$(cd "$(dirname "$0")/../.." && pwd)
-root=${TORCHRELAY_RELEASES:-/var/tmp/torchrelay-releases}/$release
 packages="slurm-wlm slurmdbd munge mariadb-server iproute2 procps python3-venv make git"
 
-for program in debootstrap unshare; do
-    command -v "$program" >/dev/null || { echo "error: $program is missing; apt-get install debootstrap util-linux" >&2; exit 1; }
-done
-((EUID == 0)) || { echo "error: a root directory is made by root: sudo $0 $release" >&2; exit 1; }
-
-if [[ ! -e $root/.installed ]]; then
-    echo "making $root, which takes some minutes"
-    rm -rf --one-file-system "$root"
-    mkdir -p "$root"
-    debootstrap --variant=minbase "$release" "$root" >"$root.log" || { tail -n 20 "$root.log" >&2; exit 1; }
-    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" # packages start their daemons otherwise
-    chmod 755 "$root/usr/sbin/policy-rc.d"
-fi
-for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do # to reach the network as here
-    [[ ! -e $file ]] || install -D "$file" "$root$file"
-done
+# shellcheck source=tests/harness/debian_root.sh
+source "$here/tests/harness/debian_root.sh"
+make_root "$release" "$release"
 mkdir -p "$root$here"
 export root here packages
 # shellcheck disable=SC2016

@@ -9,7 +9,7 @@ import time
 
 from torchrelay import __version__
 from torchrelay.contract import layout, records
-from torchrelay.contract.errors import ConfigError
+from torchrelay.contract.errors import ConfigError, StorageError
 from torchrelay.contract.records import AttemptRecord, RunRecord, SpecRecord
 from torchrelay.contract.settings import Json, to_json
 from torchrelay.contract.storage import Storage
@@ -48,7 +48,8 @@ def create_run(root_url: str, job: JobSpec, source: str = "", of: SweepPoint | N
     try:
         records.create_run(storage, record)  # last: a folder without it is no run
     except ConfigError:
-        storage.delete(layout.SPEC_SOURCE)
+        with contextlib.suppress(StorageError):
+            storage.delete(layout.SPEC_SOURCE)
         raise
     return storage
 

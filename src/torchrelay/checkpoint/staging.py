@@ -15,6 +15,7 @@ import torch
 
 from torchrelay.checkpoint.dtypes import in_a_row
 from torchrelay.checkpoint.places import is_plain_memory
+from torchrelay.contract.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 _PAGE_BYTES = 4096
@@ -54,9 +55,10 @@ class Staging:
         listed = list(parts)
         size = sum((stop - start) * tensor.element_size() for tensor, start, stop in listed)
         devices = {tensor.device for tensor, _, _ in listed if tensor.is_cuda}
+        self.prepare(size, next(iter(devices), None))  # a failure to pin stays with a thread of its own
         self._wait()
         if not self._fits(size, bool(devices)):
-            self._take(size, next(iter(devices), None))
+            raise CheckpointError(f"no memory for a checkpoint: {size} bytes in each rank could not be had")
         offset = 0
         for tensor, start, stop in listed:
             end = offset + (stop - start) * tensor.element_size()
@@ -76,7 +78,11 @@ class Staging:
 
     def _take(self, size_bytes: int, device: torch.device | None) -> None:
         self._buffer = torch.empty(0, dtype=torch.uint8)  # the old one goes first
-        self._buffer = torch.empty(size_bytes, dtype=torch.uint8)
+        try:
+            self._buffer = torch.empty(size_bytes, dtype=torch.uint8)
+        except RuntimeError as error:  # which `fill` says, if it comes to that
+            logger.debug("no buffer of %d bytes for checkpoints: %s", size_bytes, error)
+            return
         self._pinned = device is not None
         if device is not None and size_bytes:
             with torch.cuda.device(device):  # a new thread begins with GPU 0, and registering makes a context there

@@ -62,6 +62,7 @@ _TRANSIENT_CODES = {
     "XAmzContentSHA256Mismatch",
 }
 _TRANSIENT_STATUS = {408, 425, 429}
+_NOT_IMPLEMENTED = 501
 
 _CREDENTIAL_CODES = {
     "AccessDenied",
@@ -102,6 +103,8 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, (TruncatedError, TimeoutError, ConnectionError)) or _names(error) & _TRANSPORT:
         return True
     status = status_of(error)
+    if status == _NOT_IMPLEMENTED:
+        return False
     if code_of(error) in _TRANSIENT_CODES or status >= 500 or status in _TRANSIENT_STATUS:
         return True
     return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO and not code_of(error)
@@ -144,6 +147,10 @@ def is_users_to_mend(error: BaseException) -> str:
         return "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role"
     if "botocore.ProfileNotFound" in names:
         return "there is no such profile: check AWS_PROFILE and `storage_options: {profile: ...}`"
+    if status == _NOT_IMPLEMENTED:
+        return (
+            "that server lacks what torchrelay needs, such as `If-None-Match`: take a newer release, or another storage"
+        )
     if code in _BUCKET_CODES:
         return "there is no such bucket: make it, or check its name and the endpoint (AWS_ENDPOINT_URL)"
     if code in _REGION_CODES or "botocore.NoRegionError" in names:

@@ -4,6 +4,7 @@ A record is written once with `create` unless it says otherwise; readers ignore 
 older launcher can read what a newer one wrote.
 """
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass, field
@@ -170,7 +171,8 @@ def create_run(storage: Storage, record: RunRecord) -> None:
         storage.create(layout.RUN_RECORD, data)
     except FileExistsError:
         return
-    storage.delete(layout.RUN_RECORD)
+    with contextlib.suppress(StorageError):  # what is to be said matters more
+        storage.delete(layout.RUN_RECORD)
     raise ConfigError(
         f"cannot keep a run at {storage.url}: the storage lets an object be made twice, although it was asked not to "
         "(on S3 by `If-None-Match: *`), so two attempts could both claim the run; name another storage with "

@@ -6,15 +6,7 @@ from torchrelay.contract.errors import ConfigError
 from torchrelay_launch.spec.models import JobSpec, Volume
 
 _OF_THE_MACHINE = ("file", "local")
-_OF_ONE_POD = {
-    "configMap",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "image",
-    "projected",
-    "secret",
-}  # sources of volumes
+_OF_ONE_POD = {"configMap", "downwardAPI", "emptyDir", "ephemeral", "image", "projected", "secret"}
 
 
 def check_storage(job: JobSpec, url: str) -> None:
