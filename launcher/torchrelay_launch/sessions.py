@@ -1,4 +1,4 @@
-"""An attempt followed from its start to the closing summary; what `run` and `resume` share."""
+"""An attempt followed from its start to the closing summary, or let go: what `run`, `submit` and `resume` share."""
 
 import contextlib
 import os
@@ -6,6 +6,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 
 from torchrelay.contract import events
+from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.plain import PlainView, SilentView
 from torchrelay_launch.display.style import note
 from torchrelay_launch.display.summary import summary
@@ -21,7 +22,8 @@ def follow_to_end(
     started: Started, job: JobSpec, interrupts: Interrupts, *, quiet: bool = False, verbose: bool = False
 ) -> int:
     """Follow an attempt and print the closing summary. Returns the exit code."""
-    note(f"run {started.storage.url}", quiet=quiet)
+    for text in (*started.handle.notes, f"run {started.storage.url}"):
+        note(text, quiet=quiet)
     with _view(started, job, quiet=quiet, verbose=verbose) as view:
         code = Following(started.storage, started.attempt.number, started.handle, interrupts, view).until_end()
     status = run_status(started.storage)
@@ -31,6 +33,16 @@ def follow_to_end(
     except OSError:  # whoever read our output has left; the exit code is still the job's
         _drop_stdout()
     return code
+
+
+def let_go(started: Started, *, quiet: bool = False) -> None:
+    """Let an attempt go on without this launcher. Prints the run's URL, alone, on stdout."""
+    started.handle.detach()
+    print(started.storage.url, flush=True)  # noqa: T201 - this is the result
+    name = name_for_user(started.storage.url)
+    follows = f"started; `torchrelay logs {name} -f` follows it, `torchrelay stop {name}` stops it"
+    for text in (*started.handle.notes, follows):
+        note(text, quiet=quiet)
 
 
 def _view(started: Started, job: JobSpec, *, quiet: bool, verbose: bool) -> AbstractContextManager[View]:

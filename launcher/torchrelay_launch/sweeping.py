@@ -68,7 +68,7 @@ def _submit(
         handle = what.backend.submit(submission, tethered=False)
         handle.detach()
         waiting.pop(0)
-        said |= dict.fromkeys(getattr(handle, "notes", ()))
+        said |= dict.fromkeys(handle.notes)
     return (*filter(None, said), f"{len(submissions)} jobs, one for each run")
 
 

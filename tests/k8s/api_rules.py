@@ -83,6 +83,7 @@ def _job_spec(name: str, spec: dict[str, Any]) -> Iterator[str]:
         if spec.get(field) is not None and (type(spec[field]) is not int or spec[field] < 0):
             yield f"{field} is {spec[field]!r}"
     yield from _limits_per_index(spec)
+    yield from _success_policy(spec)
     if "selector" in spec:
         yield "the selector is the server's to make"
     yield from _metadata(spec["template"].get("metadata", {}))
@@ -92,10 +93,37 @@ def _job_spec(name: str, spec: dict[str, Any]) -> Iterator[str]:
 def _limits_per_index(spec: dict[str, Any]) -> Iterator[str]:
     limit, most = spec.get("backoffLimitPerIndex"), spec.get("maxFailedIndexes")
     never = spec["template"]["spec"].get("restartPolicy") == "Never"
-    if limit is not None and (spec.get("completionMode") != "Indexed" or not never or limit < 0):
+    number = type(limit) is int and limit >= 0
+    if limit is not None and (spec.get("completionMode") != "Indexed" or not never or not number):
         yield "backoffLimitPerIndex needs an Indexed Job with restartPolicy Never"
     if most is not None and (limit is None or not 0 <= most <= (spec.get("completions") or 0)):
         yield "maxFailedIndexes needs backoffLimitPerIndex, and is at most completions"
+
+
+def _success_policy(spec: dict[str, Any]) -> Iterator[str]:
+    if "successPolicy" not in spec:
+        return
+    rules = spec["successPolicy"].get("rules") or []
+    if spec.get("completionMode") != "Indexed":
+        yield "successPolicy needs completionMode Indexed"
+    if not 1 <= len(rules) <= 20:
+        yield "successPolicy has 1 to 20 rules"
+    for rule in rules:
+        indexes, count = rule.get("succeededIndexes"), rule.get("succeededCount")
+        if indexes is None and count is None:
+            yield "a rule of successPolicy has succeededIndexes or succeededCount"
+        if indexes is not None and not _indexes(indexes, spec.get("completions") or 0):
+            yield f"succeededIndexes: {indexes!r} are no indexes below completions, in order"
+        if count is not None and (type(count) is not int or count < 1):
+            yield f"succeededCount is {count!r}"
+
+
+def _indexes(text: object, completions: int) -> bool:
+    """Whether this is a list such as 0,2-4."""
+    if not isinstance(text, str) or not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        return False
+    numbers = [int(number) for number in re.split("[,-]", text)]
+    return numbers == sorted(set(numbers)) and numbers[-1] < completions
 
 
 def _failure_policy(spec: dict[str, Any]) -> Iterator[str]:
@@ -210,7 +238,7 @@ def restricted_complaints(spec: dict[str, Any]) -> Iterator[str]:
 def immutable_complaints(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     """What may not change in a Job's spec; Kueue's changes to the template of a suspended one are left out."""
     fixed = ("completionMode", "podFailurePolicy", "selector", "template", "podReplacementPolicy")
-    for field in (*fixed, "backoffLimitPerIndex"):
+    for field in (*fixed, "backoffLimitPerIndex", "successPolicy"):
         if old.get(field) != new.get(field):
             yield f"spec.{field}: field is immutable"
     changed = old.get("completions") != new.get("completions")

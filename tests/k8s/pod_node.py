@@ -33,6 +33,7 @@ class PodProcess:
     index: int
     address: str
     network: str
+    cable: str  # its end at the hub
     process: "subprocess.Popen[bytes]"
     disrupted: str = ""  # reason of DisruptionTarget
     kill_at: float | None = None
@@ -56,7 +57,7 @@ class JobRunner:
     cwd: Path
     pods: dict[int, PodProcess] = field(default_factory=dict)
     ended: list[tuple[str, int]] = field(default_factory=list)  # (pod, exit code)
-    failures: int = 0  # that counted
+    failures: dict[int, int] = field(default_factory=dict)  # by index, those that counted
     unschedulable: set[int] = field(default_factory=set)  # pods that no node has room for
     _again_at: dict[int, float] = field(default_factory=dict)
     _ended_badly: list[int] = field(default_factory=list)  # indexes, whether it counted or not
@@ -85,8 +86,17 @@ class JobRunner:
     def lose(self, index: int) -> PodProcess:
         """What a node does that loses its power."""
         with self._lock:
+            self.pods[index].disrupted = "DeletionByPodGC"
+            return self.kill(index)
+
+    def plug(self, index: int, how: str) -> None:
+        """Take a pod's network away (`down`), without a word to either side, or give it back (`up`)."""
+        _ip("-n", self.hub, "link", "set", self.pods[index].cable, how)
+
+    def kill(self, index: int) -> PodProcess:
+        """What the kernel does to a container that takes too much memory."""
+        with self._lock:
             pod = self.pods[index]
-            pod.disrupted = "DeletionByPodGC"
             pod.process.kill()
         return pod
 
@@ -123,8 +133,10 @@ class JobRunner:
     def _fill(self, job: dict[str, Any]) -> None:
         spec = job["spec"]
         wanted = min(spec["completions"], spec["parallelism"])
-        if len(self._done) >= spec["completions"]:
-            self._finish(job, "Complete", "all pods completed")
+        enough = [set(range(spec["completions"]))]
+        enough += [{int(rule["succeededIndexes"])} for rule in spec.get("successPolicy", {}).get("rules", [])]
+        if any(self._done >= indexes for indexes in enough):
+            self._finish(job, "Complete", "enough pods completed")
             return
         for index in range(wanted):
             if index in self.unschedulable:
@@ -190,9 +202,13 @@ class JobRunner:
                 return
         if pod.index >= job["spec"]["completions"]:
             return
-        self.failures += 1
-        if self.failures > job["spec"]["backoffLimit"]:
+        self.failures[pod.index] = self.failures.get(pod.index, 0) + 1
+        spec = job["spec"]
+        if sum(self.failures.values()) > spec.get("backoffLimit", 2**31 - 1):
             self._finish(job, "Failed", "Job has reached the specified backoff limit")
+        failed = sum(count > spec["backoffLimitPerIndex"] for count in self.failures.values())
+        if failed > spec["maxFailedIndexes"]:
+            self._finish(job, "Failed", "Job has exceeded the specified maximal number of failed indexes")
 
     def _finish(self, job: dict[str, Any], kind: str, message: str) -> None:
         with self.cluster.lock:
@@ -204,7 +220,7 @@ class JobRunner:
         address, network = f"{SUBNET}.{number}", f"trpod{os.getpid()}x{number}"
         name = f"{self.name}-{index}-{number:05d}"
         self._networks.append(network)
-        self._connect(network, address, number)
+        cable = self._connect(network, address, number)
         self._write_hosts_of(network, {f"{self.name}-{index}": address})
         (container,) = job["spec"]["template"]["spec"]["containers"]
         argv = ["ip", "netns", "exec", network, "unshare", "--pid", "--uts", "--fork", "--kill-child=SIGKILL"]
@@ -212,7 +228,7 @@ class JobRunner:
         with (self.folder / f"{name}.log").open("wb") as log:
             environment = self._environment(container, {"metadata.name": name, "status.podIP": address}, index)
             process = subprocess.Popen(argv, cwd=self.cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        pod = PodProcess(name, index, address, network, process)
+        pod = PodProcess(name, index, address, network, cable, process)
         labels = job["spec"]["template"]["metadata"]["labels"]
         labels = labels | {"batch.kubernetes.io/job-completion-index": str(index)}
         with self.cluster.lock:
@@ -230,8 +246,8 @@ class JobRunner:
                 environment[one["name"]] = fields.get(one["valueFrom"]["fieldRef"]["fieldPath"], "node")
         return environment
 
-    def _connect(self, network: str, address: str, number: int) -> None:
-        """A network of its own, with one cable to the hub."""
+    def _connect(self, network: str, address: str, number: int) -> str:
+        """A network of its own, with one cable to the hub. Returns the cable."""
         cable = f"v{number}"
         _ip("netns", "add", network)
         _ip("-n", self.hub, "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", network)
@@ -239,6 +255,7 @@ class JobRunner:
         _ip("-n", network, "addr", "add", f"{address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             _ip("-n", network, "link", "set", device, "up")
+        return cable
 
     def _write_hosts(self) -> None:
         """The headless Service: names of all pods that are there, whether ready or not."""

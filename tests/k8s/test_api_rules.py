@@ -34,6 +34,8 @@ CONTAINER: dict[str, tuple[Object, str]] = {
 JOB: dict[str, tuple[Object, str]] = {
     "backoff": ({"backoffLimit": True}, "backoffLimit is True"),
     "parallelism": ({"parallelism": -1}, "parallelism is -1"),
+    "success of none": ({"successPolicy": {"rules": [{}]}}, "succeededIndexes or succeededCount"),
+    "success of no pod": ({"successPolicy": {"rules": [{"succeededIndexes": "0-9"}]}}, "no indexes below completions"),
 }
 
 

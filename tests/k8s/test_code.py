@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay.contract.errors import ConfigError, StorageError
+from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.storage import open_storage
 from torchrelay_launch.backends.kubernetes import code
 
@@ -94,7 +94,7 @@ def test_none_and_damaged(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no code snapshot"):
         code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
     storage.create("code/x.tar.gz", b"no archive")
-    with pytest.raises(StorageError, match="damaged"):
+    with pytest.raises(ConfigError, match="damaged"):
         code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
 
 
@@ -130,7 +130,7 @@ def test_what_is_no_file_within_the_folder_is_refused(tmp_path: Path, name: str,
         archive.addfile(member)
     storage = open_storage(str(tmp_path / "run"))
     storage.create("code/x.tar.gz", buffer.getvalue())
-    with pytest.raises(StorageError, match="damaged"):
+    with pytest.raises(ConfigError, match="damaged"):
         code.fetch(storage, "code/x.tar.gz", tmp_path / "pod")
     assert not (tmp_path / "evil").exists()
     assert list((tmp_path / "pod").iterdir()) == []

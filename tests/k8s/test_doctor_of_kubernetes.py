@@ -46,6 +46,40 @@ def test_doctor_asks_for_more_gpus_than_any_node_has(
 
 
 @pytest.mark.parametrize(
+    ("hard", "used", "says"),
+    [
+        ({"requests.nvidia.com/gpu": "8"}, {}, None),
+        ({"requests.nvidia.com/gpu": "7"}, {}, "WRONG quota      team: the job needs 8 of requests.nvidia.com/gpu"),
+        ({"requests.nvidia.com/gpu": "16"}, {"requests.nvidia.com/gpu": "9"}, "note  quota      team: the job needs 8"),
+        ({"cpu": "8", "pods": "2", "count/jobs.batch": "1", "services": "1"}, {}, None),
+        ({"cpu": "7500m"}, {}, "WRONG quota      team: the job needs 8 of cpu, and 7500m is all"),
+        ({"requests.memory": "32Gi"}, {}, None),
+        ({"limits.memory": "31Gi"}, {}, f"WRONG quota      team: the job needs {32 << 30} of limits.memory"),
+        ({"pods": "3"}, {"pods": "2"}, "note  quota      team: the job needs 2 of pods, and 1 is left now"),
+        ({"limits.cpu": "9"}, {}, "note  quota      team: pods must say their limits.cpu: resources.cpus_per_proc"),
+    ],
+)
+def test_doctor_compares_the_quota_with_the_job(
+    hard: dict[str, str],
+    used: dict[str, str],
+    says: str | None,
+    kubeconfig: Path,
+    cluster: Cluster,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spec = tmp_path / "job.yaml"
+    wanted = "resources: {gpus_per_node: 4, nodes: 2, memory: 16GiB}"
+    spec.write_text(f"name: j\nscript: train.py\n{wanted}\nkubernetes: {{image: 'i:1'}}\n")
+    cluster.put("resourcequotas", {"metadata": {"name": "team"}, "spec": {}, "status": {"hard": hard, "used": used}})
+    code, said = doctor(capsys, str(spec))
+    found = [line for line in said.splitlines() if "quota " in line]
+    assert code == (78 if says and says.startswith("WRONG") else 0), said
+    assert len(found) == (2 if says else 1)
+    assert says is None or found[1].startswith(says)
+
+
+@pytest.mark.parametrize(
     ("each", "nodes", "says"),
     [
         (2, 2, "ok    gpus       1 of 1 nodes have 2 of nvidia.com/gpu, places for 2 pods; the job needs 2"),

@@ -143,6 +143,9 @@ def test_a_pod_that_waits_is_believed_for_a_while(run: Storage, monkeypatch: pyt
     generations.say_waiting(run, "j-a1", 1)
     assert generations.waits(run, "j-a1", 1)
     assert not generations.waits(run, "j-a2", 1)
+    generations.forget_waiting(run)
+    assert not generations.waits(run, "j-a1", 1)
+    generations.say_waiting(run, "j-a1", 1)
     later = time.time() + 2 * generations.WAITS_S
     monkeypatch.setattr(time, "time", lambda: later)
     assert not generations.waits(run, "j-a1", 1)

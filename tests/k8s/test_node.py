@@ -164,9 +164,48 @@ def test_evicted_and_lost_pods_come_back_and_the_bits_are_the_same(
     capsys.readouterr()
     assert main(["logs", url, "--attempt", "2"]) == 0
     assert f"[node 0] pod {lost.name}: its node was lost" in capsys.readouterr().out
-    assert runner.failures == 0  # neither counted
+    assert not runner.failures  # neither counted
     status = status_of(url)
     assert (status.state, status.attempts) == (RunState.COMPLETED, 3)
+    assert digest(url) == undisturbed
+
+
+def test_both_pods_killed_for_memory_at_once_count_once(
+    bench: Bench, undisturbed: tuple[int, str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = bench.submit("kubernetes.backoff_limit=1")
+    runner = bench.run_pods(url)
+    bench.wait_for_step(url, 5, attempt=1)
+    assert [runner.kill(index).index for index in (1, 0)] == [1, 0]
+    bench.wait_for_step(url, 6, attempt=2)
+    assert runner.failures == {0: 1, 1: 1}
+    runner.kill(1)
+    bench.wait_for_job(runner, "Failed")
+    assert runner.failures == {0: 1, 1: 2}
+    assert status_of(url).state is RunState.FAILED
+    assert main(["resume", url, "--detach"]) == 0
+    bench.wait_for_job(bench.run_pods(url), "Complete")
+    assert digest(url) == undisturbed
+
+
+def test_a_network_that_is_gone_for_a_while_leaves_nobody_hanging(
+    bench: Bench, undisturbed: tuple[int, str, str]
+) -> None:
+    """No end of a connection is seen then: each side takes the other for lost when it has been silent for too long."""
+    url = bench.submit()
+    runner = bench.run_pods(url)
+    bench.wait_for_step(url, 5, attempt=1)
+    pods = dict(runner.pods)
+    runner.plug(1, "down")
+    bench.wait("attempt 1 is over", lambda: status_of(url).history[0].outcome)
+    failure = status_of(url).history[0].outcome.failure
+    assert failure is not None
+    assert failure.error.startswith("node 1 was lost")
+    runner.plug(1, "up")
+    bench.wait_for_job(runner, "Complete")
+    assert [code for _, code in runner.ended] == [0, 0]
+    assert {name for name, _ in runner.ended} == {pod.name for pod in pods.values()}
+    assert status_of(url).attempts == 2
     assert digest(url) == undisturbed
 
 
@@ -214,8 +253,11 @@ def test_an_elastic_run_is_scaled(bench: Bench) -> None:
     bench.wait_for_step(url, reached + 5, attempt=2)
     assert len(runner.pods) == 2
     assert main(["scale", url, "1"]) == 0
-    bench.wait_for_job(runner, "Complete")
-    assert runner.failures == 0
+    bench.wait_for_step(url, steps(url, 2)[-1] + 2, attempt=3)
+    runner.unschedulable.add(1)
+    assert main(["scale", url, "2"]) == 0
+    bench.wait_for_job(runner, "Complete")  # though a pod of it still waits for a node
+    assert not runner.failures
     status = status_of(url)
     assert (status.state, status.attempts, status.step) == (RunState.COMPLETED, 3, status.total_steps)
     assert steps(url, 1)[-1] + 1 == steps(url, 2)[0]  # no step twice, none left out

@@ -69,7 +69,7 @@ def test_rules_of_the_api(name: str) -> None:
     [
         ("completions", None, "completions is required"),
         ("podReplacementPolicy", "TerminatingOrFailed", "must be Failed"),
-        ("backoffLimit", "3", "backoffLimit"),
+        ("backoffLimitPerIndex", "3", "backoffLimitPerIndex"),
     ],
 )
 def test_the_rules_can_fail(field: str, value: Any, says: str) -> None:
@@ -143,11 +143,21 @@ def test_pods_wait_for_each_other_for_longer_than_kubernetes_waits_to_replace_on
 
 
 @pytest.mark.parametrize("kind", ["job", "jobset"])
-def test_kubernetes_delays_a_pod_by_its_own_failures_alone(kind: str) -> None:
+def test_kubernetes_counts_and_delays_a_pod_by_its_own_failures_alone(kind: str) -> None:
+    """A limit for all pods together would take one failure of eight pods at once for eight."""
+    made = main_of(objects.render(with_options(of_kind(LARGE, kind), backoff_limit=5), RUN))["spec"]
+    spec = made if kind == "job" else made["replicatedJobs"][0]["template"]["spec"]
+    limits = {name: value for name, value in spec.items() if name.startswith("backoffLimit")}
+    one = {"backoffLimitPerIndex": 5}  # and without a limit for all, Kubernetes sets none
+    assert limits == (one if kind == "job" else {"backoffLimit": 0, "backoffLimitPerIndex": 0})
+    assert spec["maxFailedIndexes"] == 0
+
+
+@pytest.mark.parametrize("kind", ["job", "jobset"])
+def test_the_first_pod_completes_a_job(kind: str) -> None:
     made = main_of(objects.render(of_kind(LARGE, kind), RUN))["spec"]
     spec = made if kind == "job" else made["replicatedJobs"][0]["template"]["spec"]
-    assert spec["backoffLimitPerIndex"] == spec["backoffLimit"]
-    assert spec["maxFailedIndexes"] == 0
+    assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
 
 
 def test_a_jobset_does_not_start_again_when_its_time_is_up() -> None:

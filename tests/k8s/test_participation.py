@@ -10,10 +10,12 @@ import pytest
 from submitting import pod_argv
 
 from torchrelay.contract import layout, records
+from torchrelay.contract.errors import StorageError
 from torchrelay.contract.exit_codes import ExitCode, Outcome
 from torchrelay.contract.records import OutcomeRecord
 from torchrelay.contract.storage import Storage
 from torchrelay_launch.backends.kubernetes import generations, meeting, participation
+from torchrelay_launch.backends.kubernetes.code import packed
 from torchrelay_launch.backends.kubernetes.generations import Begin
 from torchrelay_launch.backends.kubernetes.pod_options import PodOptions
 from torchrelay_launch.runs.claims import claim, create_run, new_attempt
@@ -40,11 +42,13 @@ def first_pod() -> Iterator[int]:
 class Follower(participation.Pod):
     """The second pod of a job. `codes`: how its supervisor ends in each attempt that it joins; with 0 all is done."""
 
-    def __init__(self, run: Storage, codes: list[int], join_s: float = 30.0) -> None:
+    def __init__(
+        self, run: Storage, codes: list[int], join_s: float = 30.0, code: str | None = None, workdir: str = "/w"
+    ) -> None:
         self.terminated: list[int] = []
         self.joined: list[int] = []
         self.codes = codes
-        options = PodOptions(run.url, 1, "j-a1", 2, "j-a1-0.j-a1:29400", join_s, "/w", None, 1)
+        options = PodOptions(run.url, 1, "j-a1", 2, "j-a1-0.j-a1:29400", join_s, workdir, code, 1)
         super().__init__(options, run, self.terminated)
 
     def _supervise(self, number: int, *_: object) -> int:
@@ -115,6 +119,61 @@ def test_a_pod_that_the_first_refuses_again_and_again_says_that_something_is_wro
     pod = Follower(run, [int(ExitCode.CONFIG)] * 3)
     assert pod.run() == ExitCode.CONFIG
     assert pod.joined == [1, 1, 1]
+
+
+def test_a_pod_that_starts_while_the_storage_is_away_waits_for_it(
+    run: Storage, first_pod: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Were it to end, its replacements would too, and soon the job."""
+    tries: list[str] = []
+    stores = {"code/a0001.tar.gz": packed(Path(__file__).parent)}
+    read = type(run).read
+
+    def away_at_first(storage: Storage, path: str) -> bytes:
+        tries.append(path)
+        if len(tries) < 3:
+            raise StorageError("no route to host")
+        return stores.get(path) or read(storage, path)
+
+    monkeypatch.setattr(participation, "AWAY_S", 0.01)
+    monkeypatch.setattr(type(run), "read", away_at_first)
+    begin(run, 1, first_pod)
+    pod = Follower(run, [0], code="code/a0001.tar.gz", workdir=str(tmp_path / "w"))
+    assert pod.run() == 0
+    assert tries[:3] == ["code/a0001.tar.gz"] * 3
+    assert (tmp_path / "w" / Path(__file__).name).is_file()
+    assert "no route to host; trying again" in capsys.readouterr().out
+
+
+def test_a_storage_that_stays_away_ends_the_pod(run: Storage, first_pod: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After as long as a pod waits for another, from when it went away, however long the pod had trained before."""
+    monkeypatch.setattr(participation, "AWAY_S", 0.01)
+    begin(run, 1, first_pod)
+    pod = Follower(run, [], join_s=0.5)
+    pod._waiting_since -= 1000
+    away_since = time.monotonic()
+
+    def away(*_: object) -> bytes:
+        raise StorageError("no route to host")
+
+    monkeypatch.setattr(type(run), "read", away)
+    with pytest.raises(StorageError, match="no route"):
+        pod.run()
+    assert time.monotonic() - away_since > 0.5
+
+
+def test_a_pod_that_is_told_to_go_when_the_run_is_complete_completes(run: Storage, first_pod: int) -> None:
+    """The first pod's success ends the job, and Kubernetes ends the pods that are not done with their last words."""
+    begin(run, 1, first_pod)
+    pod = Follower(run, [0])
+    told = pod._supervise
+
+    def told_to_go(number: int, *rest: object) -> int:
+        pod.terminated.append(15)
+        return told(number, *rest)
+
+    pod._supervise = told_to_go  # type: ignore[method-assign]
+    assert pod.run() == 0
 
 
 def test_a_pod_that_is_told_to_go_before_it_began_claims_nothing(run: Storage) -> None:

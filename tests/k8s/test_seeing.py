@@ -310,6 +310,14 @@ def test_the_version_of_kueue_is_the_servers(cluster: Cluster, job: JobSpec, tmp
     assert ("GET", "/apis/kueue.x-k8s.io/v1beta2/namespaces/training/workloads") in cluster.calls
 
 
-def test_what_the_cluster_warns_of_is_said(cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+def test_what_the_cluster_warns_of_is_said(
+    cluster: Cluster, job: JobSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cluster.warning = 'would violate PodSecurity \\"restricted:latest\\"'
-    assert submit(job, tmp_path).handle.notes == ('the cluster warns: would violate PodSecurity "restricted:latest"',)
+    said = 'the cluster warns: would violate PodSecurity "restricted:latest"'
+    started = submit(job, tmp_path)
+    assert started.handle.notes == (said,)
+    main(["stop", started.storage.url])
+    capsys.readouterr()
+    assert main(["resume", started.storage.url, "--detach"]) == 0
+    assert said in capsys.readouterr().err

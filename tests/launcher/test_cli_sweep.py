@@ -45,6 +45,7 @@ class Pretender:
 
     name = "local"
     backend_id = "7"
+    notes = ()
 
     def __init__(self) -> None:
         self.happens: Callable[[Storage, int], int | None] = complete

@@ -125,8 +125,12 @@ def test_hang_on_one_node_asks_the_others_for_their_stacks() -> None:
     play(Stage(), scenario)
 
 
-@pytest.mark.parametrize("how", ["closed", "garbage", "malformed"])
-def test_lost_node_aborts_the_others(how: str) -> None:
+@pytest.mark.parametrize("how", ["closed", "silent", "garbage", "malformed"])
+def test_lost_node_aborts_the_others(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how == "silent":
+        monkeypatch.setattr(messages, "PING_S", 0.05)
+        monkeypatch.setattr(messages, "SILENT_S", 1.0)
+
     async def scenario(stage: Stage) -> None:
         conducting = asyncio.create_task(stage.coordinator.conduct(10))
         links = [await stage.link(node) for node in (0, 1)]
@@ -136,6 +140,8 @@ def test_lost_node_aborts_the_others(how: str) -> None:
             links[1]._writer.write(b"\x00\xff not json\n")
         elif how == "malformed":
             await links[1].send({"type": "ended", "ending": {"end": "nonsense"}})
+        elif how == "silent":  # a machine that is gone without a word, or the way to it
+            links[1]._pinging.cancel()
         else:
             links[1].close()
         assert (await heard(links[0]))["type"] == "abort"

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay.contract import layout, object_reading
+from torchrelay.contract import layout, object_reading, records
 from torchrelay.contract.errors import StorageError
 from torchrelay.contract.events import Event
+from torchrelay.contract.records import AttemptRecord, RunRecord
 from torchrelay.contract.storage import LocalStorage, Storage, open_storage
 from torchrelay_launch import following
 from torchrelay_launch.following import Following
 from torchrelay_launch.interrupts import Interrupts
+from torchrelay_launch.sessions import follow_to_end
+from torchrelay_launch.spec.models import JobSpec
+from torchrelay_launch.starting import Started
 from torchrelay_launch.tailing import LogTail, Tail
 
 
@@ -27,6 +31,7 @@ class FakeHandle:
         self.codes = list(codes)
         self.asked: list[str] = []
         self.backend_id = "1"
+        self.notes: tuple[str, ...] = ()
 
     def poll(self) -> int | None:
         return self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
@@ -87,6 +92,15 @@ class WaitingHandle(FakeHandle):
     def poll(self) -> int | None:
         self.says = self._next.pop(0) if self._next else ""
         return super().poll()
+
+
+def test_what_who_started_it_should_know_is_said(storage: LocalStorage, capsys: pytest.CaptureFixture[str]) -> None:
+    records.create_run(storage, RunRecord("j-1", "j", 0.0, "0"))
+    attempt, handle = AttemptRecord(1, "local", 0.0, "here", "/w"), FakeHandle(0)
+    handle.notes = ("the cluster warns: no such class",)
+    with Interrupts() as interrupts:
+        follow_to_end(Started(storage, attempt, handle), JobSpec(name="j", script="x.py"), interrupts)
+    assert capsys.readouterr().err.splitlines()[:2] == ["the cluster warns: no such class", f"run {storage.url}"]
 
 
 def test_why_an_attempt_waits_is_said_once(storage: LocalStorage) -> None:

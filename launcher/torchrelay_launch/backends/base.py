@@ -82,6 +82,10 @@ class Handle(Protocol):
     def backend_id(self) -> str:
         """What the backend calls it: a process id, a Slurm job id, a Kubernetes Job's name."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever started it should know, such as what the cluster warned of."""
+
     def poll(self) -> int | None:
         """The attempt's exit code once it has ended, else None. Does not wait."""
 

@@ -21,7 +21,7 @@ from torchrelay_launch.planning import Plan, plan
 from torchrelay_launch.runs.locate import find_run, open_for
 from torchrelay_launch.runs.status import RunStatus, run_status
 from torchrelay_launch.runs.sweeps import Sweep, look_for_sweep, sweep_status
-from torchrelay_launch.sessions import follow_to_end
+from torchrelay_launch.sessions import follow_to_end, let_go
 from torchrelay_launch.spec.models import JobSpec
 from torchrelay_launch.spec.reader import LoadedSpec, load_resolved
 from torchrelay_launch.spec.resolved import change_recorded, differences
@@ -74,8 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def _start(args: argparse.Namespace, what: Plan, storage: Storage, status: RunStatus) -> int:
     if args.detach:
         started = start_attempt(what, storage, status.attempts, tethered=False, resume_from=args.from_step)
-        started.handle.detach()
-        print(storage.url, flush=True)
+        let_go(started, quiet=args.quiet)
         return 0
     with Interrupts() as interrupts:
         started = start_attempt(what, storage, status.attempts, tethered=True, resume_from=args.from_step)

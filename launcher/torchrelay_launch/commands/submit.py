@@ -8,6 +8,7 @@ from torchrelay_launch.commands.render import plan_of, rehearse
 from torchrelay_launch.display.naming import name_for_user
 from torchrelay_launch.display.style import note
 from torchrelay_launch.planning import SweepPlan
+from torchrelay_launch.sessions import let_go
 from torchrelay_launch.starting import start_new
 
 
@@ -32,13 +33,7 @@ def run(args: argparse.Namespace) -> int:
         return _submit_sweep(args, plan)
     for warning in plan.warnings():
         note(f"warning: {warning}", quiet=args.quiet)
-    started = start_new(plan, tethered=False)
-    started.handle.detach()
-    print(started.storage.url, flush=True)
-    for text in getattr(started.handle, "notes", ()):
-        note(text, quiet=args.quiet)
-    name = name_for_user(started.storage.url)
-    note(f"started; `torchrelay logs {name} -f` follows it, `torchrelay stop {name}` stops it", quiet=args.quiet)
+    let_go(start_new(plan, tethered=False), quiet=args.quiet)
     return 0
 
 

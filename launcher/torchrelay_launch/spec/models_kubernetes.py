@@ -137,8 +137,8 @@ class Kubernetes:
     )
     backoff_limit: int | None = setting(
         None,
-        doc="How often pods may fail before Kubernetes fails the job; without it `restarts.on_failure`. Disruptions "
-        "and stops do not count.",
+        doc="How often each pod may fail before Kubernetes fails the job, and how often a JobSet starts all pods "
+        "again; without it `restarts.on_failure`. Disruptions and stops do not count.",
         limits=AT_LEAST_0,
     )
     join: Duration = setting(

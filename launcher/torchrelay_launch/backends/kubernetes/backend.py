@@ -114,7 +114,7 @@ class KubernetesHandle:
 
     def __init__(self, storage: Storage, job: str, notes: tuple[str, ...] = ()) -> None:
         self._storage, self.backend_id = storage, job
-        self.notes = notes  # what whoever submitted should know
+        self.notes = notes
         self.attempt = records.attempt_numbers(storage)[-1]  # the newest, which whoever follows shows
         self.says = ""  # why it waits there, which whoever follows says once
         self._looked = self._asked = 0.0

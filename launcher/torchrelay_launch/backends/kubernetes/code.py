@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from torchrelay.contract.errors import ConfigError, StorageError
+from torchrelay.contract.errors import ConfigError
 from torchrelay.contract.storage import Storage
 
 FOLDER = "code"
@@ -88,7 +88,7 @@ def fetch(storage: Storage, path: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _unpack(data, folder)
     except (tarfile.TarError, EOFError) as error:
-        raise StorageError(f"{storage.url}/{path} is damaged: {error}") from error
+        raise ConfigError(f"{storage.url}/{path} is damaged ({error}); `torchrelay resume` makes a new one") from error
     except OSError as error:
         raise ConfigError(f"kubernetes.workdir: cannot write {folder}: {error.strerror or error}") from error
 

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 
 from torchrelay.contract.errors import ConfigError, TorchrelayError
 from torchrelay_launch.backends.base import Finding
+from torchrelay_launch.backends.kubernetes import quotas
 from torchrelay_launch.backends.kubernetes.client import Api, Object, connect
 from torchrelay_launch.spec.models import JobSpec, Kubernetes
 
-OLDEST = (1, 31)  # podFailurePolicy is stable since then
+OLDEST = (1, 31)  # podFailurePolicy is stable since then, and successPolicy on by default
 # (API group, resource, verbs) as in k8s/rbac.yaml
 ALWAYS = (
     ("batch", "jobs", "create get delete patch"),
@@ -110,12 +111,9 @@ def _queue(api: Api, _job: JobSpec | None, options: Kubernetes) -> Iterator[Find
         yield Finding("queue", f"there is no queue {options.queue!r}; there is: {', '.join(there) or 'none'}", ok=False)
 
 
-def _quota(api: Api, _job: JobSpec | None, _options: Kubernetes) -> Iterator[Finding]:
+def _quota(api: Api, job: JobSpec | None, _options: Kubernetes) -> Iterator[Finding]:
     for quota in api.list("ResourceQuota"):
-        status = quota.get("status") or {}
-        used = status.get("used") or {}
-        parts = [f"{name} {used.get(name, '0')} of {hard}" for name, hard in (status.get("hard") or {}).items()]
-        yield Finding("quota", f"{quota['metadata']['name']}: {', '.join(parts) or 'empty'}", ok=None)
+        yield from quotas.findings(quota, job)
 
 
 def _gpus(api: Api, job: JobSpec | None, options: Kubernetes) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ from torchrelay_launch.runs import inheriting
 
 NODES_FILE = "kubernetes-nodes.json"
 WAITS_S = 60.0  # for how long a pod's word that it waits is believed
+_FOLDER, _WAITS = "kubernetes", ".waits"  # where a job's whereabouts are, too
 STOPPED = 130  # 128 + SIGINT: a user stopped the run; podFailurePolicy fails the job for it, so no pod comes back
 _MISSING = re.compile(r"did not come within")  # as the coordinator puts it
 
@@ -198,8 +199,15 @@ def waits(storage: Storage, job: str, node: int) -> bool:
         return False
 
 
+def forget_waiting(storage: Storage) -> None:
+    """Whoever waited before an attempt begins takes part in it, or says so again, or is gone."""
+    for name in storage.list(_FOLDER):
+        if name.endswith(_WAITS):
+            storage.delete(f"{_FOLDER}/{name}")
+
+
 def _waits_file(job: str, node: int) -> str:
-    return f"kubernetes/{job}-{node}.waits"
+    return f"{_FOLDER}/{job}-{node}{_WAITS}"
 
 
 def _conclude_silent(storage: Storage, attempt: int, begun: Begin) -> OutcomeRecord:

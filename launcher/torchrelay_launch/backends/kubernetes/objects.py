@@ -203,8 +203,7 @@ _KINDS: dict[str, Callable[[JobSpec, RunRef, Place], list[Object]]] = {
 def _fill_job(spec: Object, labels: dict[str, str], job: JobSpec, run: RunRef, place: Place) -> None:
     """Fill in the spec of a Job, or of a JobSet's template of one."""
     options, nodes = job.kubernetes, job.resources.nodes.minimum
-    spec |= {"completions": nodes, "parallelism": nodes, "backoffLimit": _backoff(job)}
-    spec["backoffLimitPerIndex"] = spec["backoffLimit"]
+    spec |= {"completions": nodes, "parallelism": nodes, "backoffLimitPerIndex": _backoff(job)}
     _deadline(spec, job)
     if options.ttl is not None:
         spec["ttlSecondsAfterFinished"] = int(options.ttl)

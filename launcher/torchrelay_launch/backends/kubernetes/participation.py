@@ -17,12 +17,14 @@ from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import OutcomeRecord
 from torchrelay.contract.storage import Storage, open_storage
 from torchrelay_launch.backends.kubernetes import generations, meeting
+from torchrelay_launch.backends.kubernetes.code import fetch
 from torchrelay_launch.backends.kubernetes.generations import Begin
 from torchrelay_launch.backends.kubernetes.pod_options import PodOptions, parse
 from torchrelay_launch.backends.kubernetes.pod_words import leave_words, say, tell_outcome
 from torchrelay_launch.supervisor.options import TOKEN_VARIABLE, NodeOptions
 
 LOOK_S = 0.5
+AWAY_S = 5.0  # between two tries of a storage that is away
 SAY_S = 10.0  # how often a pod that waits says so
 OUTCOME_S = 40.0  # how long the first pod may take to notice that a node is gone, and to say so
 REFUSALS = 3
@@ -33,33 +35,44 @@ class Pod:
 
     def __init__(self, options: PodOptions, storage: Storage, terminated: list[int]) -> None:
         self._options, self._storage, self._terminated = options, storage, terminated
+        self._code = options.code  # the snapshot that is still to be fetched
         self._refusals = 0  # in a row, without a word from the first pod
         self._said_waiting = -SAY_S
         self._waits_for = 0  # the attempt whose first pod did not answer yet
         self._left = 0  # the last attempt that this pod was part of and that is over
         self._waiting_since = time.monotonic()
+        self._away_since: float | None = None  # since when the storage has given no answer
 
     def run(self) -> int:
         """Returns the exit code of the pod."""
-        take_part = self._lead if self._options.node == 0 else self._follow
         while not self._terminated:
-            code = self._patiently(take_part)
+            code = self._patiently()
             if code is not None:
                 return code
         return int(ExitCode.PREEMPTED)
 
-    def _patiently(self, take_part: Callable[[], int | None]) -> int | None:
+    def _patiently(self) -> int | None:
         """Once around, waiting for a storage that is away for as long as for another pod."""
         try:
-            return take_part()
+            self._fetch_code()
+            code = self._lead() if self._options.node == 0 else self._follow()
         except StorageError as error:
             if isinstance(error.__cause__, PermissionError):  # which no waiting mends
                 raise ConfigError(f"{error}; pods run as user {os.getuid()}, see kubernetes.run_as_user") from error
-            if time.monotonic() - self._waiting_since > self._options.join_s:
+            self._away_since = self._away_since or time.monotonic()
+            if time.monotonic() - self._away_since > self._options.join_s:
                 raise
             say(f"{error}; trying again")
-            self._sleep(5.0)
+            self._sleep(AWAY_S)
             return None
+        self._away_since = None
+        return code
+
+    def _fetch_code(self) -> None:
+        if self._code is None:
+            return
+        fetch(self._storage, self._code, Path(self._options.workdir))
+        self._code, self._waiting_since = None, time.monotonic()
 
     def _lead(self) -> int | None:
         """Begin the next attempt and see it to its end. Returns the pod's exit code, or None to begin another."""
@@ -77,6 +90,7 @@ class Pod:
             token=secrets.token_hex(16),
             at=time.time(),
         )
+        generations.forget_waiting(self._storage)
         generations.write_begin(self._storage, number, begin)
         say(f"attempt {number} begins, {nodes} node{'s' * (nodes > 1)}, first pod {begin.pod} at {begin.address}")
         code = self._supervise(number, begin, begin.address, self._rescaled(nodes))
@@ -99,8 +113,10 @@ class Pod:
         if outcome is not None:
             code = self._follower_code(outcome, number)
             return code if code is not None else self._wait()
-        if begin is None or self._options.node >= begin.nodes or number <= self._left:
+        too_many = begin is not None and self._options.node >= begin.nodes
+        if too_many:
             self._say_waiting()
+        if begin is None or too_many or number <= self._left:
             return self._wait()
         host = meeting.host_of(self._options.name, begin.address)
         if not meeting.answers(host, begin.port):  # not yet; or never, and a later attempt will come
@@ -143,14 +159,12 @@ class Pod:
     def _await_outcome(self, number: int) -> OutcomeRecord | None:
         """The attempt's outcome, or None when it does not come or a later attempt has begun."""
         deadline = time.monotonic() + OUTCOME_S
-        while not self._terminated and time.monotonic() < deadline:
-            outcome = generations.outcome_of(self._storage, number)
-            if outcome is not None:
-                return outcome
-            if generations.newest_attempt(self._storage) > number:
+        while (outcome := generations.outcome_of(self._storage, number)) is None:
+            newer = generations.newest_attempt(self._storage) > number
+            if newer or self._terminated or time.monotonic() > deadline:
                 return None
             time.sleep(LOOK_S)
-        return None
+        return outcome
 
     def _wait(self) -> int | None:
         """For the first pod to begin an attempt with this node in it."""
@@ -195,7 +209,6 @@ class Pod:
 
     def _supervise(self, number: int, begin: Begin, host: str, leave: Callable[[], bool]) -> int:
         """Run this node's supervisor to its end; when the pod is told to go, or `leave` says so, it stops cleanly."""
-        self._waiting_since = time.monotonic()
         address = f"[{host}]:{begin.port}" if ":" in host else f"{host}:{begin.port}"
         node, join_s = self._options.node, self._options.join_s
         options = NodeOptions(self._options.run, number, node, begin.nodes, address, join_s=join_s)
@@ -211,6 +224,7 @@ class Pod:
                 process.send_signal(signal.SIGTERM)
             time.sleep(0.1)
         _reap()
+        self._waiting_since, self._away_since = time.monotonic(), None
         return code if code >= 0 else 128 - code
 
 
@@ -225,12 +239,7 @@ def take_part(argv: list[str], terminated: list[int]) -> int:
     """Take part in the run. Returns the pod's exit code."""
     try:
         options = parse(argv)
-        storage = open_storage(options.run)
-        if options.code is not None:
-            from torchrelay_launch.backends.kubernetes.code import fetch
-
-            fetch(storage, options.code, Path(options.workdir))
-        return Pod(options, storage, terminated).run()
+        return Pod(options, open_storage(options.run), terminated).run()
     except TorchrelayError as error:
         say(str(error))
         leave_words(str(error))

@@ -111,6 +111,10 @@ class LocalHandle:
     def backend_id(self) -> str:
         return str(self._processes[0].pid)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def await_start(self, deadline: float) -> None:
         """Return once node 0's supervisor has shown itself. Raises: ConfigError if one ends before, with its reason."""
         path = layout.attempt_file(self._attempt, "heartbeat")

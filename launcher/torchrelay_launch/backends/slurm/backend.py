@@ -112,7 +112,7 @@ class SlurmHandle:
     """A run on Slurm, followed from its first job to its last."""
 
     def __init__(self, storage: Storage, job_id: str, notes: tuple[str, ...] = ()) -> None:
-        self.notes = notes  # what whoever submitted should know
+        self.notes = notes
         self._storage, self.backend_id = storage, job_id
         self.attempt = records.attempt_numbers(storage)[-1]  # the newest, which whoever follows shows
         self._looked = self._asked = 0.0
