@@ -18,6 +18,7 @@ from torchrelay import attempt as attempts
 from torchrelay import presence, rng, signals
 from torchrelay.attach import Attached, about, connect, local_world_size
 from torchrelay.attempt import Unsupervised
+from torchrelay.checkpoint import fits
 from torchrelay.checkpoint.manager import CheckpointManager
 from torchrelay.contract.exit_codes import ExitCode
 from torchrelay.contract.records import Heartbeat
@@ -130,6 +131,7 @@ class Run:
         found = self._saver.manager.restore(into=self._tracked.modules_state())
         if found is None:
             return
+        fits.check_of_a_run(found.shared, found.private, found.folder)
         self._tracked.load(found.shared, found.folder)
         progress = found.shared["progress"]
         self.step, self.samples = found.step, progress["samples"]

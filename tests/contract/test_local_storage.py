@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,39 @@ def test_contents_are_those_of_folders_wherever_they_are(storage: LocalStorage, 
 
 def test_delete_takes_a_whole_folder(storage: LocalStorage) -> None:
     storage.create("f/one", b"1")
+    storage.delete("f")
+    assert storage.list("") == []
+
+
+def test_what_is_deleted_is_gone_for_good_when_that_returns(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest that came back after a power cut would name files that are gone."""
+    storage.create("f/one", b"1")
+    synced: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(
+        storage_module, "_sync_folder", lambda folder: synced.append((folder, storage.path("f/one").exists()))
+    )
+    storage.delete("f/one")
+    assert synced == [(storage.path("f"), False)]
+    storage.delete("f/one")
+    storage.delete("nothing/here")
+
+
+def test_delete_tries_again_when_something_comes_in_between(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmtree = shutil.rmtree
+    late = ["f/late", "f/later"]
+
+    def with_a_writer(folder: Path) -> None:
+        rmtree(folder)
+        if late:
+            storage.create(late.pop(), b"")
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(folder))
+
+    storage.create("f/one", b"1")
+    monkeypatch.setattr(shutil, "rmtree", with_a_writer)
     storage.delete("f")
     assert storage.list("") == []
 

@@ -65,6 +65,22 @@ def test_storage_that_lets_a_run_be_made_twice_is_refused(memory: Storage, monke
     assert memory.list("") == ["mine"]
 
 
+def test_a_run_that_could_not_be_tried_out_is_not_left_behind(memory: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = type(memory).create
+    tries: list[str] = []
+
+    def away_at_last(storage: Storage, path: str, *chunks: bytes) -> None:
+        tries.append(path)
+        if len(tries) == 2:
+            raise StorageError("no route to host")
+        put(storage, path, *chunks)
+
+    monkeypatch.setattr(type(memory), "create", away_at_last)
+    with pytest.raises(StorageError, match="no route"):
+        records.create_run(memory, RUN)
+    assert memory.list("") == []
+
+
 def test_a_folder_without_a_run_says_how_to_find_one(storage: LocalStorage) -> None:
     with pytest.raises(ConfigError, match="torchrelay ls"):
         records.read_run(storage)

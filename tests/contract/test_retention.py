@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchrelay.contract import manifest_format, retention
 from torchrelay.contract.errors import StorageError
 from torchrelay.contract.layout import Writer, checkpoint_folder
-from torchrelay.contract.manifest import Committed, FileEntry, Manifest
+from torchrelay.contract.manifest import DAMAGED, Committed, FileEntry, Manifest
 from torchrelay.contract.retention import Candidate, Retention, superfluous
 from torchrelay.contract.storage import LocalStorage
 from torchrelay.contract.training import Checkpoint, KeepBest
@@ -89,6 +89,22 @@ def test_a_damaged_manifest_is_kept_aside(tmp_path: Path, caplog: pytest.LogCapt
     storage.create(f"{checkpoint_folder(5, Writer(1))}/manifest.json", b"{}")
     assert Retention(storage, Writer(2), Checkpoint(keep_last=1)).apply() == []
     assert "aside" in caplog.text
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_manifest_without_any_file_is_swept_when_its_writer_is_dead(tmp_path: Path, marked: bool) -> None:
+    """It came too late: what it names had been swept, and its writer was killed before it could look back."""
+    storage = LocalStorage(tmp_path)
+    folder = checkpoint(storage, 1)
+    for name in ("state.json", "rank-00000.json"):
+        storage.delete(f"{folder}/{name}")
+        if marked:
+            storage.replace(f"{folder}/{DAMAGED}", b"")
+        expected = [folder] if name == "rank-00000.json" else []  # with anything left it stays, as a damaged one
+        assert Retention(storage, Writer(2), Checkpoint()).to_delete() == expected
+    assert Retention(storage, Writer(1), Checkpoint()).to_delete() == []
+    assert Retention(storage, Writer(2), Checkpoint()).apply() == [folder]
+    assert storage.list("checkpoints") == []
 
 
 class Counting(LocalStorage):

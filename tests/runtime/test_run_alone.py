@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from alone import Alone
 from torch import nn
 
+from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract import events, layout, manifest, records
 from torchrelay.contract.exit_codes import Outcome
-from torchrelay.contract.records import OutcomeRecord
+from torchrelay.contract.layout import Writer
+from torchrelay.contract.records import OutcomeRecord, RunRecord
 from torchrelay.contract.storage import LocalStorage
+from torchrelay.contract.training import Checkpoint
 from torchrelay.run import Run
 from torchrelay.stop import Stopped
 
@@ -160,6 +164,18 @@ def test_another_model_is_refused_with_what_differs(storage, capfd):
     assert "(1, 7)" in error
     assert "Traceback" not in error
     assert steps_saved(storage) == [4]
+
+
+def test_a_checkpoint_that_no_run_has_saved_is_refused(storage, capfd):
+    records.create_run(storage, RunRecord("job", "job", 0.0, "0"))
+    state = {"model": nn.Linear(3, 1).state_dict(), "progress": {"epoch": 3}}
+    CheckpointManager(storage, Writer(1), Alone(), Checkpoint(), {}).save(5, state, {}, {})
+    with pytest.raises(SystemExit) as ended:
+        train(8)
+    assert ended.value.code == 78
+    error = capfd.readouterr().err
+    assert "checkpoints/step-000000005-a0001-r00 was not saved by torchrelay.Run" in error
+    assert "Traceback" not in error
 
 
 def test_what_cannot_be_tracked_is_named(storage, capfd):

@@ -1,4 +1,4 @@
-"""Kills an attempt at every request of a restore, a save, a commit and a sweep on S3: `killed_on_s3.py URL`.
+"""Kills a gang of two ranks at every request of a restore, a save, a commit and a sweep on S3: `killed_on_s3.py URL`.
 
 A point lies before and after each request that changes something, and before the first of each kind that only reads.
 For each there is a process that restores, checks what it got, saves and cleans up, and kills itself there. Prints for
@@ -21,13 +21,13 @@ from typing import Any
 
 import botocore.loaders
 import torch
+from two_ranks import gang
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract import layout, manifest
 from torchrelay.contract.layout import Writer
 from torchrelay.contract.object_connection import Connection
 from torchrelay.contract.storage import Storage, open_storage
-from torchrelay.contract.training import Checkpoint
 
 URL = sys.argv[1]
 OPTIONS = {"part_bytes": 8192}  # the file of tensors is larger, and so goes up in parts
@@ -35,12 +35,6 @@ DAMAGED = layout.checkpoint_folder(3, Writer(2))  # of a later writer, and so th
 OLD = layout.checkpoint_folder(2, Writer(1))
 LEFTOVER = f"{layout.checkpoint_folder(8, Writer(1))}/rank-00000.json"
 CHANGING = ("pipe_file", "create_multipart_upload", "upload_part", "complete_multipart_upload", "delete_objects")
-
-
-class Alone:
-    """The world of a rank without peers."""
-
-    rank, world_size, store = 0, 1, None
 
 
 class Deadly:
@@ -84,35 +78,40 @@ def _named(method: Any, args: Any, kwargs: Any) -> tuple[str, bool]:
     return f"{what} {folder}/{re.sub('restart-[0-9]+', 'restart', name)}", what in CHANGING
 
 
-def manager(storage: Storage, writer: Writer) -> CheckpointManager:
-    return CheckpointManager(storage, writer, Alone(), Checkpoint(keep_last=2), {})
+def weights(step: int) -> dict[str, torch.Tensor]:
+    """A tensor for each rank to write."""
+    return {name: torch.arange(4000.0) + step + number for number, name in enumerate("vw")}
 
 
-def weights(step: int) -> torch.Tensor:
-    return torch.arange(4000.0) + step
+def save(own: CheckpointManager, rank: int, step: int) -> None:
+    own.begin(step, {"model": weights(step)}, {"rank": rank}, {}).result()
 
 
-def save(own: CheckpointManager, step: int) -> None:
-    own.begin(step, {"model": {"w": weights(step)}}, {"rank": 0}, {}).result()
+def saved(storage: Storage, writer: Writer, step: int) -> None:
+    gang(storage, writer, lambda own, rank: save(own, rank, step))
 
 
 def begin() -> None:
     """Two good checkpoints, and a damaged one."""
     storage = open_storage(URL, OPTIONS)
     for step in (1, 2, 3):
-        save(manager(storage, Writer(2 if step == 3 else 1)), step)
+        saved(storage, Writer(2 if step == 3 else 1), step)
     storage.replace(f"{DAMAGED}/rank-00000.json", b"x" * (storage.size(f"{DAMAGED}/rank-00000.json") or 0))
 
 
 def attempt(number: int, newest: int, kill_at: str) -> list[str]:
     """Restore, save, commit and sweep; all points that lay on the way."""
+
+    def work(own: CheckpointManager, rank: int) -> None:
+        found = own.restore()
+        assert found is not None
+        assert found.step == newest, f"attempt {number} found {found.step}, not {newest}"
+        for name, tensor in weights(newest).items():
+            assert torch.equal(found.shared["model"][name], tensor)
+        save(own, rank, 10 + number)
+
     deadly = Deadly(kill_at)
-    own = manager(open_storage(URL, OPTIONS), Writer(1, number))
-    found = own.restore()
-    if found is None or found.step != newest or not torch.equal(found.shared["model"]["w"], weights(newest)):
-        os.write(2, f"attempt {number} found {found and found.step}, not {newest}\n".encode())
-        os._exit(1)
-    save(own, 10 + number)
+    gang(open_storage(URL, OPTIONS), Writer(1, number), work)
     return list(deadly.points)
 
 
@@ -155,8 +154,8 @@ botocore.loaders.JSONFileLoader.load_file = functools.cache(botocore.loaders.JSO
 begin()
 here = open_storage(URL, OPTIONS)
 OLD_FILES = {name: here.read(f"{OLD}/{name}") for name in here.list(OLD)}
-save(manager(here, Writer(1)), 9)
-save(manager(here, Writer(1)), 10)
+saved(here, Writer(1), 9)
+saved(here, Writer(1), 10)
 prepare(here)
 for number, point in enumerate([*all_points(newest_in(here)), ""], 2):
     prepare(here)

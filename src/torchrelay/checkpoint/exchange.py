@@ -6,6 +6,7 @@ name the ranks that did not report.
 
 import datetime
 import json
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,9 @@ from torchrelay.contract.settings import Json
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
+
+
+logger = logging.getLogger(__name__)
 
 
 class World(Protocol):
@@ -58,8 +62,7 @@ class Exchange:
             self._post("answer", answer)
         else:
             self._post(f"rank-{self._world.rank}", mine)
-            self._wait([self._key("answer")], 2 * self._timeout_s, lambda _: "rank 0 did not answer")
-            answer = self._get("answer")
+            answer = self._answer()
             self.settled = True
         for outcome in (mine, answer):
             if "unexpected" in outcome:
@@ -68,9 +71,20 @@ class Exchange:
 
     def _gather(self, mine: dict[str, Any]) -> list[dict[str, Any]]:
         others = range(1, self._world.world_size)
-        keys = [self._key(f"rank-{rank}") for rank in others]
-        self._wait(keys, self._timeout_s, lambda late: f"{_ranks(late)} did not report")
+        late = self._late([self._key(f"rank-{rank}") for rank in others])
+        if late:
+            ranks = _ranks([index + 1 for index in late])
+            raise StorageError(f"{ranks} did not report on a checkpoint within {self._timeout_s:g} s")
         return [mine, *(self._get(f"rank-{rank}") for rank in others)]
+
+    def _answer(self) -> dict[str, Any]:
+        """Rank 0's, which always comes: it waits for nobody for ever, and its store ends with it.
+
+        Whoever gave up before would take a save for failed that rank 0 commits.
+        """
+        while self._late([self._key("answer")]):
+            logger.warning("rank 0 has not said for %g s what becomes of a checkpoint; waiting on", self._timeout_s)
+        return self._get("answer")
 
     def _results(self, outcomes: list[dict[str, Any]]) -> list[Any]:
         failed = [outcome for outcome in outcomes if "error" in outcome]
@@ -80,19 +94,17 @@ class Exchange:
             raise _error_class(failed[0]["error"])(failed[0]["text"] + also)
         return [outcome["result"] for outcome in outcomes]
 
-    def _wait(self, keys: list[str], timeout_s: float, says: Callable[[list[int]], str]) -> None:
+    def _late(self, keys: list[str]) -> list[int]:
+        """Wait for keys; the indexes of those that do not come within the time."""
         store = self._world.store
         if store is None or not keys:
-            return
+            return []
         try:
-            store.wait(keys, datetime.timedelta(seconds=timeout_s))
-        except RuntimeError as error:
-            try:
-                late = [index + 1 for index, key in enumerate(keys) if not store.check([key])]
-            except RuntimeError:
-                raise PeerLostError("rank 0's store is gone while a checkpoint was agreed on") from error
-            if late:
-                raise StorageError(f"{says(late)} on a checkpoint within {timeout_s:g} s") from error
+            store.wait(keys, datetime.timedelta(seconds=self._timeout_s))
+        except RuntimeError:
+            with _store_errors():
+                return [index for index, key in enumerate(keys) if not store.check([key])]
+        return []
 
     def _post(self, what: str, outcome: dict[str, Any]) -> None:
         if self._world.store is not None:

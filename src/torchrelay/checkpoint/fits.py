@@ -48,6 +48,17 @@ def check_tracked(saved: Iterable[str], tracked: Iterable[str], folder: str = ""
         raise CheckpointMismatchError(_text("was saved with other objects tracked", lines, folder))
 
 
+def check_of_a_run(shared: Mapping[str, Any], private: Mapping[str, Any] | None, folder: str) -> None:
+    """See that a `Run` saved this, and not a script's own CheckpointManager. Raises: CheckpointMismatchError."""
+    progress = shared.get("progress")
+    known = isinstance(progress, dict) and {"samples", "evaluated_step", "best"} <= progress.keys()
+    if not known or (private is not None and "rng" not in private):
+        raise CheckpointMismatchError(
+            f"the checkpoint {folder} was not saved by torchrelay.Run: it does not say how far the run was; read it "
+            "with the CheckpointManager that saved it, or start a new run"
+        )
+
+
 def _text(what: str, lines: list[str], folder: str) -> str:
     more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
     listed = "\n  ".join(lines[:_SHOWN] + more)

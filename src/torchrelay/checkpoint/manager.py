@@ -57,7 +57,7 @@ class CheckpointManager:
         about: Mapping[str, Json],
         timeout_s: float = 600.0,
     ) -> None:
-        """`about` goes into each manifest as it is: versions, the spec's digest. `timeout_s`: how long ranks wait."""
+        """`about` goes into each manifest as it is: versions, the spec's digest. `timeout_s`: how long rank 0 waits."""
         self._storage, self._writer, self._world = storage, writer, world
         self._retention = Retention(storage, writer, policy)
         self._about = dict(about)

@@ -171,6 +171,10 @@ def create_run(storage: Storage, record: RunRecord) -> None:
         storage.create(layout.RUN_RECORD, data)
     except FileExistsError:
         return
+    except StorageError:
+        with contextlib.suppress(StorageError):  # or else a run is listed that nobody has started
+            storage.delete(layout.RUN_RECORD)
+        raise
     with contextlib.suppress(StorageError):  # what is to be said matters more
         storage.delete(layout.RUN_RECORD)
     raise ConfigError(

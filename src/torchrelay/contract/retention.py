@@ -118,15 +118,28 @@ class Retention:
         return known
 
     def _leftovers(self, contents: Contents) -> list[str]:
-        """Folders without a manifest whose writers came before this one."""
+        """Folders whose writers came before this one, without a manifest or with nothing else."""
         found = []
         for name, files in contents.items():
             folder = f"{layout.CHECKPOINTS}/{name}"
-            if not self._is_over(name) or layout.MANIFEST in files:
-                continue
-            if self._storage.size(f"{folder}/{layout.MANIFEST}") is None:  # a listing may be late where a look is not
+            if self._is_over(name) and self._is_left(folder, files):
                 found.append(folder)
         return found
+
+    def _is_left(self, folder: str, files: Collection[str]) -> bool:
+        """Looks at each object whose absence matters: a listing may be late where a look is not.
+
+        A manifest alone is of a writer that committed, too late, what was being swept, and was killed before it saw so.
+        """
+        if layout.MANIFEST not in files:
+            return self._storage.size(f"{folder}/{layout.MANIFEST}") is None
+        if not {layout.MANIFEST, DAMAGED}.issuperset(files):
+            return False
+        try:
+            named = read_manifest(self._storage, folder).files
+        except CheckpointError:
+            return False
+        return all(self._storage.size(f"{folder}/{name}") is None for name in named)
 
 
 def superfluous(

@@ -197,8 +197,10 @@ class LocalStorage:
         with _explained("delete", self.path(path)) as target:
             if target.is_dir() and not target.is_symlink():
                 _delete_folder(target)
-            else:
-                target.unlink(missing_ok=True)
+                return
+            with contextlib.suppress(FileNotFoundError):
+                target.unlink()
+                _sync_folder(target.parent)  # after a crash, this must not be back while what is deleted next is gone
 
     def drop_uploads(self, path: str, of: Callable[[str], bool]) -> None:
         """Nothing: what is left of them here lies in the folder, and goes with it."""
@@ -271,10 +273,13 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _delete_folder(folder: Path) -> None:
-    """Delete a folder that somebody else may be deleting too."""
+    """Delete a folder that somebody else may be deleting too, or still writing to."""
     for _ in range(_DELETE_TRIES):
-        with contextlib.suppress(FileNotFoundError):
+        try:
             shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
         if not folder.exists():
             return
     raise OSError(errno.ENOTEMPTY, "it does not become empty", str(folder))

@@ -1,9 +1,9 @@
 """Kills a gang of two ranks at every point of a restore, a save, a commit and a sweep: `killed.py URL`.
 
-A point lies before and after each operation on the storage, and where a file is written but has no name yet. For each
-there is a process that restores, saves and cleans up, and kills itself there; and one after it that looks at what is
-left. Prints a line for each: the operation, the newest good step then, and the steps that should be there and are
-damaged.
+A point lies before and after each operation on the storage, where a file is written but has no name yet, and before
+each file or folder goes that is deleted. For each there is a process that restores, saves and cleans up, and kills
+itself there; and one after it that looks at what is left. Prints a line for each: the operation, the newest good step
+then, and the steps that should be there and are damaged.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from two_ranks import gang
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract import layout, manifest
@@ -30,7 +30,6 @@ from torchrelay.contract.training import Checkpoint
 URL = sys.argv[1]
 DAMAGED = layout.checkpoint_folder(3, Writer(2))  # of a later writer, and so the newest for all attempts here
 OPERATIONS = ("create", "replace", "delete", "read", "open", "size", "list")
-RANKS = 2
 
 
 class Deadly:
@@ -42,6 +41,7 @@ class Deadly:
         self._lock = threading.Lock()
         if isinstance(inner, LocalStorage):
             inner._write_temporary = self._written(inner._write_temporary)  # type: ignore[method-assign]
+            os.unlink, os.rmdir = self._going(os.unlink), self._going(os.rmdir)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
@@ -67,6 +67,17 @@ class Deadly:
 
         return deadly
 
+    def _going(self, remove: Callable[..., None]) -> Callable[..., None]:
+        """The points within the deletion of a folder."""
+
+        def deadly(path: Any, **options: Any) -> None:
+            name = Path(path).name
+            if not name.endswith(".tmp"):
+                self._point(f"before {remove.__name__} {name}")
+            remove(path, **options)
+
+        return deadly
+
     def _point(self, what: str) -> None:
         with self._lock:
             what = re.sub(r"step-\d+-a\d+-r\d+", "step", what)
@@ -74,32 +85,6 @@ class Deadly:
             if f"{what}#{self.points[what]}" == self._kill_at:
                 os.write(1, f"{self._kill_at}|".encode())
                 os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Peer:
-    def __init__(self, rank: int, store: Any) -> None:
-        self.rank, self.world_size, self.store = rank, RANKS, store
-
-
-def gang(storage: Any, writer: Writer, work: Callable[[CheckpointManager, int], None]) -> None:
-    """Both ranks, as threads: a kill ends them at the same moment."""
-    store, errors = dist.HashStore(), []
-
-    def one(rank: int) -> None:
-        try:
-            peer = Peer(rank, dist.PrefixStore("gang", store))
-            work(CheckpointManager(storage, writer, peer, Checkpoint(keep_last=2), {}, 60.0), rank)
-        except BaseException as error:  # noqa: BLE001  # shown below
-            errors.append(repr(error))
-
-    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(RANKS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        os.write(2, "\n".join(errors).encode())
-        os._exit(1)
 
 
 def save(step: int) -> Callable[[CheckpointManager, int], None]:
@@ -119,7 +104,7 @@ def begin() -> None:
     """Two good checkpoints and a damaged one."""
     storage = open_storage(URL)
     for step in (1, 2, 3):
-        gang(storage, Writer(2 if step == 3 else 1), save(step))
+        gang(storage, Writer(2 if step == 3 else 1), save(step), keep_last=3)
     newest = f"{manifest.newest_committed(storage).folder}/rank-00000.json"  # type: ignore[union-attr]
     storage.replace(newest, b"x" * len(storage.read(newest)))
 
@@ -127,10 +112,9 @@ def begin() -> None:
 def attempt(number: int, kill_at: str) -> list[str]:
     """Restore, save, commit and sweep; all points that lay on the way, each with how often it came so far."""
     storage = open_storage(URL)
-    Retention(storage, Writer(2), Checkpoint(keep_last=2)).apply()  # so that each attempt has the same points
+    storage.delete(f"{DAMAGED}/{manifest.DAMAGED}")  # so that each attempt has the same points: something to mark,
+    Retention(storage, Writer(2), Checkpoint(keep_last=3)).apply()  # of which one is deleted by the policy
     storage.create(f"{layout.checkpoint_folder(9, Writer(1))}/rank-00000.json", b"{}")  # for the sweep
-    if number > 1:
-        storage.delete(f"{DAMAGED}/{manifest.DAMAGED}")
     storage.create(layout.restart_file(Writer(1, number)), b"{}")
     deadly = Deadly(storage, kill_at)
     gang(deadly, Writer(1, number), restore_and_save(10 + number))
