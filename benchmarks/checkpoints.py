@@ -97,20 +97,45 @@ def rows(trials: int) -> list[Row]:
         times, saves, restores = (LARGE_TRIALS, 6, 1) if megabytes > LARGE_MB else (trials, 8, 3)
         made += Place("disk", megabytes, times, tuple(SIDES), saves, restores=restores).rows()
         sys.stderr.write(f"{megabytes} MB done\n")
-    return [*made, _beside(1, "at most 1.05"), _beside(2, "")]
+    return [*made, *steps_beside()]
 
 
-def _beside(ranks: int, aim: str) -> Row:
-    """How much slower steps are while a save is under way, and while somebody else writes as much."""
+def steps_beside() -> Iterator[Row]:
+    """How much slower steps are while a save is under way, and while somebody else writes as much to disk."""
+    for megabytes in SIZES:
+        for ranks in (1, 2):
+            found: dict[str, list[float]] = {"slowing": [], "writing": []}
+            trials, cycles = (LARGE_TRIALS, 5) if megabytes > LARGE_MB else (BESIDE_TRIALS, 15)
+            for _ in range(trials):
+                with tempfile.TemporaryDirectory() as folder:
+                    text = beside(megabytes, ranks, folder, cycles)
+                for side, times in found.items():
+                    times.append(printed(text, side))
+            aim = "at most 1.05" if spare_cores(ranks) else ""
+            against = f"a process that only writes and syncs as much: {spread(found['writing'], 'times')}"
+            what = beside_what(megabytes, "disk", ranks, spare_cores(ranks))
+            yield Row(
+                what,
+                spread(found["slowing"], "times as long as without"),
+                against,
+                f"{ratio(found['slowing'], found['writing']):.2f}",
+                aim,
+            )
+
+
+def beside(megabytes: int, ranks: int, url: str, cycles: int, environment: Mapping[str, str] | None = None) -> str:
+    """What beside.py prints."""
     launch = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    saving, writing = [], []
-    for _ in range(BESIDE_TRIALS):
-        with tempfile.TemporaryDirectory() as folder:
-            text = output([*launch, str(PROGRAMS / "beside.py"), str(SIZES[0]), folder])
-            saving.append(printed(text, "slowing"))
-            writing.append(printed(text, "writing"))
-    spare = (os.cpu_count() or 1) - ranks
-    cores = f"{spare} core{'s' if spare != 1 else ''} to spare" if spare > 0 else "no core to spare"
-    what = f"{SIZES[0]} MB, disk: steps while a save is under way, {ranks} rank{'s' if ranks > 1 else ''}, {cores}"
-    against = f"a process that only writes and syncs as much: {spread(writing, 'times')}"
-    return Row(what, spread(saving, "times as long as without"), against, f"{ratio(saving, writing):.2f}", aim)
+    words = [str(PROGRAMS / "beside.py"), str(megabytes), url, str(cycles)]
+    return output([*launch, *words], environment=environment)
+
+
+def spare_cores(ranks: int) -> int:
+    """Cores beyond one for each rank."""
+    return max(0, (os.cpu_count() or 1) - ranks)
+
+
+def beside_what(megabytes: int, place: str, ranks: int, spare: int) -> str:
+    """Title of a row."""
+    cores = f"{spare} core{'s' if spare != 1 else ''} to spare" if spare else "no core to spare"
+    return f"{megabytes} MB, {place}: steps while a save is under way, {ranks} rank{'s' if ranks > 1 else ''}, {cores}"

@@ -10,10 +10,12 @@ restoring it takes five times the state in each rank.
 """
 
 import sys
+from collections.abc import Iterator
 
-from checkpoints import LARGE_MB, SIDES, SIZES, Place
-from object_server import s3_server
-from tools import Row
+from checkpoints import LARGE_MB, LARGE_TRIALS, SIDES, SIZES, Place, beside, beside_what
+from object_server import S3Server, s3_server
+from timing import spread
+from tools import Row, printed
 
 
 def rows(trials: int) -> list[Row]:
@@ -28,4 +30,17 @@ def rows(trials: int) -> list[Row]:
             place = Place(name, megabytes, trials, sides, 3, url, server.environment, restores, restored, server.clear)
             made += place.rows()
             sys.stderr.write(f"{megabytes} MB done\n")
+        made += steps_beside(server)
     return made
+
+
+def steps_beside(server: S3Server) -> Iterator[Row]:
+    """How much slower steps are while a save is under way. The server has the other core, so there is none to spare."""
+    for megabytes in SIZES:
+        slowing = []
+        for trial in range(LARGE_TRIALS):
+            url = f"s3://{server.bucket}/beside-{trial}"
+            slowing.append(printed(beside(megabytes, 1, url, 5, server.environment), "slowing"))
+            server.clear()
+        what = beside_what(megabytes, f"S3 of {server.name}", 1, 0)
+        yield Row(what, spread(slowing, "times as long as without"), "", "", "")

@@ -1,8 +1,8 @@
-"""Steps while a save is under way, against the same steps without one. `beside.py MEGABYTES FOLDER`.
+"""Steps while a save is under way, against the same steps without one. `beside.py MEGABYTES URL CYCLES`.
 
-Prints `slowing`, and `writing`: the same beside another process that does nothing but write and sync as many bytes,
-which is what the machine itself asks for that. A step computes on one thread for about 20 ms and, with several ranks,
-sums 1 MB over them. The copy between two steps, for which training stands still, is not counted here.
+Prints `slowing`, and on disk `writing`: the same beside another process that does nothing but write and sync as many
+bytes, which is what the machine itself asks for that. A step computes on one thread for about 20 ms and, with several
+ranks, sums 1 MB over them. The copy between two steps, for which training stands still, is not counted here.
 """
 
 import select
@@ -19,12 +19,12 @@ import torch.distributed as dist
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract.layout import Writer
-from torchrelay.contract.storage import LocalStorage
+from torchrelay.contract.storage import on_object_storage, open_storage
 from torchrelay.contract.training import Checkpoint
 from torchrelay.world import Wanted, World, join
 
-MEGABYTES, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
-CYCLES, TENSORS, STEP_S = 15, 60, 0.02
+MEGABYTES, URL, CYCLES = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+TENSORS, STEP_S = 60, 0.02
 Done = Callable[[], bool]
 
 # Writes its part of the bytes for each line that it reads, at the priority that a save has.
@@ -101,19 +101,24 @@ def main() -> None:
     world = join(Wanted("gloo", 0))
     elements = MEGABYTES * 1_000_000 // 4 // TENSORS
     state = {"model": {f"t{n:02d}": torch.rand(elements) for n in range(TENSORS)}}
-    own = CheckpointManager(LocalStorage(FOLDER), Writer(1), world, Checkpoint(keep_last=1), {})
+    storage = open_storage(URL)
+    own = CheckpointManager(storage, Writer(1), world, Checkpoint(keep_last=1), {})
     own.save(0, state, {}, {})
-    writer = PlainWriter(MEGABYTES // world.world_size, FOLDER / f"plain-{world.rank}")
     steps = Steps(world)
-    cycle(steps, writer.begin)  # makes its bytes
-    slowing, writing = [], []
+    sides = {"slowing": lambda number: save(own, number, state)}
+    if not on_object_storage(storage):
+        writer = PlainWriter(MEGABYTES // world.world_size, Path(URL) / f"plain-{world.rank}")
+        sides["writing"] = lambda _number: writer.begin()
+        cycle(steps, writer.begin)  # makes its bytes
+    found: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(1, CYCLES + 1):
-        slowing.append(cycle(steps, partial(save, own, number, state)))
-        writing.append(cycle(steps, writer.begin))
-    writer.end()
+        for side, begin in sides.items():
+            found[side].append(cycle(steps, partial(begin, number)))
+    if not on_object_storage(storage):
+        writer.end()
     if world.rank == 0:
-        print("slowing", statistics.median(slowing))
-        print("writing", statistics.median(writing))
+        for side, times in found.items():
+            print(side, statistics.median(times))
     if world.world_size > 1:
         dist.barrier()
         dist.destroy_process_group()

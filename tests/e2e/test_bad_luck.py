@@ -149,12 +149,17 @@ def test_a_disk_that_fills_is_reported_and_no_earlier_checkpoint_suffers(relay: 
         output = relay("run", "paced.yaml", *ONE_RANK, *wide, "--storage", str(disk), code=74)
         assert "No space left on device" in output
         assert "Traceback" not in output
+        failed = relay.events("checkpoint_failed")[0]["step"]
+        goes_on = output.index(f"no checkpoint at step {failed}, training goes on")
+        assert f"step {failed + 2}/23" in output[goes_on:]
         status = relay.json("status", str(relay.run()))
-        assert status["last_checkpoint_step"] >= 5
+        assert 5 <= status["last_checkpoint_step"] < failed
         relay("checkpoints", "verify", str(relay.run()))
         for ballast in sorted(relay.run().glob("checkpoints/*"))[:2]:
             subprocess.run(["rm", "-r", str(ballast)], check=True)
         assert relay.json("checkpoints", "digest", str(relay.run()))["step"] == status["last_checkpoint_step"]
+        relay("resume", str(relay.run()))
+        assert relay.json("checkpoints", "digest", str(relay.run()))["step"] == 23
 
 
 SCRIPT = """
