@@ -101,26 +101,15 @@ def rows(trials: int) -> list[Row]:
 
 
 def steps_beside() -> Iterator[Row]:
-    """How much slower steps are while a save is under way, and while somebody else writes as much to disk."""
+    """How much slower steps are while a save is under way on disk."""
     for megabytes in SIZES:
         for ranks in (1, 2):
-            found: dict[str, list[float]] = {"slowing": [], "writing": []}
+            texts = []
             trials, cycles = (LARGE_TRIALS, 5) if megabytes > LARGE_MB else (BESIDE_TRIALS, 15)
             for _ in range(trials):
                 with tempfile.TemporaryDirectory() as folder:
-                    text = beside(megabytes, ranks, folder, cycles)
-                for side, times in found.items():
-                    times.append(printed(text, side))
-            aim = "at most 1.05" if spare_cores(ranks) else ""
-            against = f"a process that only writes and syncs as much: {spread(found['writing'], 'times')}"
-            what = beside_what(megabytes, "disk", ranks, spare_cores(ranks))
-            yield Row(
-                what,
-                spread(found["slowing"], "times as long as without"),
-                against,
-                f"{ratio(found['slowing'], found['writing']):.2f}",
-                aim,
-            )
+                    texts.append(beside(megabytes, ranks, folder, cycles))
+            yield row_of_beside(f"{megabytes} MB, disk", ranks, spare_cores(ranks), texts)
 
 
 def beside(megabytes: int, ranks: int, url: str, cycles: int, environment: Mapping[str, str] | None = None) -> str:
@@ -135,7 +124,14 @@ def spare_cores(ranks: int) -> int:
     return max(0, (os.cpu_count() or 1) - ranks)
 
 
-def beside_what(megabytes: int, place: str, ranks: int, spare: int) -> str:
-    """Title of a row."""
+def row_of_beside(place: str, ranks: int, spare: int, texts: list[str]) -> Row:
+    """What beside.py printed, against somebody else who only writes or sends as much."""
+    slowing, writing = ([printed(text, side) for text in texts] for side in ("slowing", "writing"))
     cores = f"{spare} core{'s' if spare != 1 else ''} to spare" if spare else "no core to spare"
-    return f"{megabytes} MB, {place}: steps while a save is under way, {ranks} rank{'s' if ranks > 1 else ''}, {cores}"
+    return Row(
+        f"{place}: steps while a save is under way, {ranks} rank{'s' if ranks > 1 else ''}, {cores}",
+        spread(slowing, "times as long as without"),
+        f"a process that only writes or sends as much: {spread(writing, 'times')}",
+        f"{ratio(slowing, writing):.2f}",
+        "at most 1.05" if spare else "",
+    )

@@ -12,10 +12,9 @@ restoring it takes five times the state in each rank.
 import sys
 from collections.abc import Iterator
 
-from checkpoints import LARGE_MB, LARGE_TRIALS, SIDES, SIZES, Place, beside, beside_what
+from checkpoints import LARGE_MB, LARGE_TRIALS, SIDES, SIZES, Place, beside, row_of_beside
 from object_server import S3Server, s3_server
-from timing import spread
-from tools import Row, printed
+from tools import Row
 
 
 def rows(trials: int) -> list[Row]:
@@ -37,10 +36,8 @@ def rows(trials: int) -> list[Row]:
 def steps_beside(server: S3Server) -> Iterator[Row]:
     """How much slower steps are while a save is under way. The server has the other core, so there is none to spare."""
     for megabytes in SIZES:
-        slowing = []
+        texts = []
         for trial in range(LARGE_TRIALS):
-            url = f"s3://{server.bucket}/beside-{trial}"
-            slowing.append(printed(beside(megabytes, 1, url, 5, server.environment), "slowing"))
+            texts.append(beside(megabytes, 1, f"s3://{server.bucket}/beside-{trial}", 5, server.environment))
             server.clear()
-        what = beside_what(megabytes, f"S3 of {server.name}", 1, 0)
-        yield Row(what, spread(slowing, "times as long as without"), "", "", "")
+        yield row_of_beside(f"{megabytes} MB, S3 of {server.name}", 1, 0, texts)

@@ -1,8 +1,9 @@
 """Steps while a save is under way, against the same steps without one. `beside.py MEGABYTES URL CYCLES`.
 
-Prints `slowing`, and on disk `writing`: the same beside another process that does nothing but write and sync as many
-bytes, which is what the machine itself asks for that. A step computes on one thread for about 20 ms and, with several
-ranks, sums 1 MB over them. The copy between two steps, for which training stands still, is not counted here.
+Prints `slowing`, and `writing`: the same beside another process that does nothing but write and sync as many bytes, or
+send them to S3 by boto3, which is what the machine itself asks for that. A step computes on one thread for about 20 ms
+and, with several ranks, sums 1 MB over them. The copy between two steps, for which training stands still, is not
+counted here.
 """
 
 import select
@@ -12,14 +13,13 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from torchrelay.checkpoint import CheckpointManager
 from torchrelay.contract.layout import Writer
-from torchrelay.contract.storage import on_object_storage, open_storage
+from torchrelay.contract.storage import open_storage
 from torchrelay.contract.training import Checkpoint
 from torchrelay.world import Wanted, World, join
 
@@ -38,6 +38,18 @@ for line in sys.stdin:
             file.write(memoryview(data)[at : at + (16 << 20)])
         os.fsync(file.fileno())
     os.replace(sys.argv[2] + ".new", sys.argv[2])
+    print(flush=True)
+"""
+
+
+SENDER = """
+import boto3, io, os, sys
+data = os.urandom(1_000_000) * int(sys.argv[1])
+bucket, _, key = sys.argv[2].removeprefix("s3://").partition("/")
+os.nice(10)
+s3 = boto3.client("s3")
+for line in sys.stdin:
+    s3.upload_fileobj(io.BytesIO(data), bucket, key)
     print(flush=True)
 """
 
@@ -72,8 +84,9 @@ class Steps:
 class PlainWriter:
     """The other process, which writes this rank's part of the bytes."""
 
-    def __init__(self, megabytes: int, file: Path) -> None:
-        argv = [sys.executable, "-c", WRITER, str(megabytes), str(file)]
+    def __init__(self, megabytes: int, url: str) -> None:
+        program = SENDER if url.startswith("s3://") else WRITER
+        argv = [sys.executable, "-c", program, str(megabytes), url]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -101,21 +114,17 @@ def main() -> None:
     world = join(Wanted("gloo", 0))
     elements = MEGABYTES * 1_000_000 // 4 // TENSORS
     state = {"model": {f"t{n:02d}": torch.rand(elements) for n in range(TENSORS)}}
-    storage = open_storage(URL)
-    own = CheckpointManager(storage, Writer(1), world, Checkpoint(keep_last=1), {})
+    own = CheckpointManager(open_storage(URL), Writer(1), world, Checkpoint(keep_last=1), {})
     own.save(0, state, {}, {})
     steps = Steps(world)
-    sides = {"slowing": lambda number: save(own, number, state)}
-    if not on_object_storage(storage):
-        writer = PlainWriter(MEGABYTES // world.world_size, Path(URL) / f"plain-{world.rank}")
-        sides["writing"] = lambda _number: writer.begin()
-        cycle(steps, writer.begin)  # makes its bytes
+    writer = PlainWriter(MEGABYTES // world.world_size, f"{URL}/plain-{world.rank}")
+    sides = {"slowing": lambda number: save(own, number, state), "writing": lambda _number: writer.begin()}
+    cycle(steps, writer.begin)  # makes its bytes
     found: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(1, CYCLES + 1):
         for side, begin in sides.items():
             found[side].append(cycle(steps, partial(begin, number)))
-    if not on_object_storage(storage):
-        writer.end()
+    writer.end()
     if world.rank == 0:
         for side, times in found.items():
             print(side, statistics.median(times))

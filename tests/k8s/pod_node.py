@@ -1,7 +1,8 @@
 """A node and a Job controller in little: pods as local processes, each with a network, host name and pids of its own.
 
 What is real: the command line, the environment, signals and grace, exit codes, names that resolve to addresses that
-change, and the rules of podFailurePolicy, which are read from the Job. What is not: images, cgroups, the scheduler.
+change, and the rules of podFailurePolicy, which are read from the Job. What is not: images, cgroups, the scheduler. The
+controller does as Kubernetes' own was seen to do with these Jobs; k8s/README.md says how.
 """
 
 import contextlib
@@ -64,6 +65,7 @@ class JobRunner:
     _done: set[int] = field(default_factory=set)
     _networks: list[str] = field(default_factory=list)
     _thread: threading.Thread | None = None
+    _decided: bool = False
     _closing: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -122,13 +124,23 @@ class JobRunner:
             with self._lock:
                 job = self.job()
                 if job is None or job.get("status", {}).get("conditions"):
-                    for pod in self.pods.values():
-                        self._terminate(pod)
-                    self._collect(None)
+                    self._end(job)
                 else:
                     self._collect(job)
-                    self._fill(job)
+                    if not self._decided:
+                        self._fill(job)
             time.sleep(0.05)
+
+    def _end(self, job: dict[str, Any] | None) -> None:
+        """End all pods; only then is what was decided of the job its condition."""
+        for pod in self.pods.values():
+            self._terminate(pod)
+        self._collect(None)
+        if job is not None and not self.pods and len(job["status"]["conditions"]) == 1:
+            (decided,) = job["status"]["conditions"]
+            kind = {"FailureTarget": "Failed", "SuccessCriteriaMet": "Complete"}[decided["type"]]
+            with self.cluster.lock:
+                self.cluster.put("jobs", job | {"status": {"conditions": [decided, decided | {"type": kind}]}})
 
     def _fill(self, job: dict[str, Any]) -> None:
         spec = job["spec"]
@@ -136,16 +148,19 @@ class JobRunner:
         enough = [set(range(spec["completions"]))]
         enough += [{int(rule["succeededIndexes"])} for rule in spec.get("successPolicy", {}).get("rules", [])]
         if any(self._done >= indexes for indexes in enough):
-            self._finish(job, "Complete", "enough pods completed")
+            self._decide(job, "SuccessCriteriaMet", "Matched rules at index 0")
             return
         for index in range(wanted):
-            if index in self.unschedulable:
+            if index in self.unschedulable or len(self.pods) >= wanted:  # with those that are being ended
                 continue
             if index not in self.pods and index not in self._done and self._again_at.get(index, 0) < time.monotonic():
                 self.pods[index] = self._start(job, index)
                 self._write_hosts()
         for index in [index for index in self.pods if index >= wanted]:
             self._terminate(self.pods[index])
+            self.failures.pop(index, None)  # counts and delays go with the pod that has them
+            self._again_at.pop(index, None)
+            self._ended_badly = [one for one in self._ended_badly if one != index]
 
     def _collect(self, job: dict[str, Any] | None) -> None:
         for index, pod in list(self.pods.items()):
@@ -191,26 +206,33 @@ class JobRunner:
     def _judge(self, job: dict[str, Any], pod: PodProcess, code: int) -> None:
         """As the Job controller does: the first rule that fits, or else the failure counts."""
         if code == 0:
-            self._done.add(pod.index)
+            if pod.index < job["spec"]["completions"]:
+                self._done.add(pod.index)
             return
         for rule in job["spec"]["podFailurePolicy"]["rules"]:
             by_code = code in rule.get("onExitCodes", {}).get("values", [])
             by_condition = bool(pod.disrupted) and "onPodConditions" in rule
             if by_code or by_condition:
                 if rule["action"] == "FailJob":
-                    self._finish(job, "Failed", f"pod {pod.name} failed with exit code {code} matching FailJob rule")
+                    self._decide(
+                        job, "FailureTarget", f"pod {pod.name} failed with exit code {code} matching FailJob rule"
+                    )
                 return
         if pod.index >= job["spec"]["completions"]:
             return
         self.failures[pod.index] = self.failures.get(pod.index, 0) + 1
         spec = job["spec"]
         if sum(self.failures.values()) > spec.get("backoffLimit", 2**31 - 1):
-            self._finish(job, "Failed", "Job has reached the specified backoff limit")
+            self._decide(job, "FailureTarget", "Job has reached the specified backoff limit")
         failed = sum(count > spec["backoffLimitPerIndex"] for count in self.failures.values())
         if failed > spec["maxFailedIndexes"]:
-            self._finish(job, "Failed", "Job has exceeded the specified maximal number of failed indexes")
+            self._decide(job, "FailureTarget", "Job has exceeded the specified maximal number of failed indexes")
 
-    def _finish(self, job: dict[str, Any], kind: str, message: str) -> None:
+    def _decide(self, job: dict[str, Any], kind: str, message: str) -> None:
+        """What is decided first holds, and a failure comes before a success that is seen at the same time."""
+        if self._decided:
+            return
+        self._decided = True
         with self.cluster.lock:
             condition = {"type": kind, "status": "True", "message": message}
             self.cluster.put("jobs", job | {"status": {"conditions": [condition]}})

@@ -156,6 +156,19 @@ def test_running_is_told_from_queued(kubeconfig: Path, cluster: Cluster, job: Jo
     assert found.state is RunState.RUNNING
 
 
+def test_a_job_that_is_about_to_fail_says_so(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
+    """It is failed only when its last pod has ended, which may take its grace."""
+    started = submit(job, tmp_path)
+    begin(started)
+    made = cluster.all("jobs")[0]
+    failing = {"type": "FailureTarget", "status": "True", "message": "exceeded the number of failed indexes"}
+    cluster.put("jobs", made | {"status": {"conditions": [failing]}})
+    found = watching.observe(started.storage, 1)
+    assert found is not None
+    assert found.state is RunState.RUNNING
+    assert found.says.endswith("fails as soon as its pods have ended: exceeded the number of failed indexes")
+
+
 def test_a_failed_job_is_explained(kubeconfig: Path, cluster: Cluster, job: JobSpec, tmp_path: Path) -> None:
     started = submit(job, tmp_path)
     made = cluster.all("jobs")[0]

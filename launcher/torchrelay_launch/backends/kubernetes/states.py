@@ -2,16 +2,9 @@
 
 from torchrelay.contract.exit_codes import RunState
 
-# type of a condition that is True, of a Job, JobSet or TrainJob -> the run's state
-CONDITIONS = {
-    "Complete": RunState.COMPLETED,
-    "SuccessCriteriaMet": RunState.COMPLETED,
-    "Completed": RunState.COMPLETED,
-    "Failed": RunState.FAILED,
-    "FailureTarget": RunState.FAILED,
-    "Suspended": RunState.PENDING,
-}
-FINISHED = ("Complete", "Completed", "Failed")
+# type of a condition that is True, of a Job, JobSet or TrainJob that is over -> the run's state
+FINISHED = {"Complete": RunState.COMPLETED, "Completed": RunState.COMPLETED, "Failed": RunState.FAILED}
+FAILING = "FailureTarget"  # of a Job: it is decided that it fails, and its pods are being ended
 
 # status.phase of a pod
 PHASES = {

@@ -15,10 +15,10 @@ from torchrelay_launch.backends.kubernetes.client import Api, ApiAwayError, Obje
 from torchrelay_launch.backends.kubernetes.creation import Whereabouts, read_whereabouts
 from torchrelay_launch.backends.kubernetes.refusals import LoginError
 from torchrelay_launch.backends.kubernetes.states import (
-    CONDITIONS,
     DISRUPTIONS,
     ENDED,
     EXIT_CODES,
+    FAILING,
     FINISHED,
     STUCK,
     WAITING,
@@ -60,7 +60,7 @@ def _waits(api: Api, job: Object, pods: list[Object]) -> str:
     """Why a job has no pods, or its pods do not start, where neither says so itself."""
     if condition(job, "Suspended") is not None:
         return queue_says(api, job)
-    if any(condition(job, kind) for kind in FINISHED):
+    if any(condition(job, kind) for kind in (*FINISHED, FAILING)):
         return ""
     alive = [one for one in pods if is_alive(one)]
     missing = events.wanted_pods(job) - len(alive)
@@ -95,6 +95,10 @@ def observed(job: Object, pods: list[Object], *, begun: bool, waits: str = "") -
         found = condition(job, kind)
         if found is not None:
             return _finished(name, kind, found, pods)
+    failing = condition(job, FAILING)
+    if failing is not None:
+        words = f"{name} fails as soon as its pods have ended: {_said(failing)}"
+        return Observed(RunState.RUNNING if begun else RunState.PENDING, words)
     if job["metadata"].get("deletionTimestamp"):
         return Observed(RunState.RUNNING if begun else RunState.PENDING, f"{name} is being deleted, its pods first")
     if condition(job, "Suspended") is not None:
@@ -255,13 +259,15 @@ def _all_run(pods: list[Object]) -> bool:
 
 
 def _finished(name: str, kind: str, found: Object, pods: list[Object]) -> Observed:
-    state = CONDITIONS[kind]
-    if state is RunState.COMPLETED:
-        return Observed(state, f"{name} completed")
+    if FINISHED[kind] is RunState.COMPLETED:
+        return Observed(RunState.COMPLETED, f"{name} completed")
     ended = [text for text in map(ending, pods) if text]
     last = f"; {ended[-1]}" if ended else ""
-    said = found.get("message") or found.get("reason") or "no reason given"
-    return Observed(RunState.FAILED, f"{name} failed", f"{name} failed: {said}{last}")
+    return Observed(RunState.FAILED, f"{name} failed", f"{name} failed: {_said(found)}{last}")
+
+
+def _said(found: Object) -> str:
+    return str(found.get("message") or found.get("reason") or "no reason given")
 
 
 def _gone(where: Whereabouts, *, asked_to_stop: bool, ended: bool) -> Observed | None:
