@@ -136,7 +136,7 @@ def test_what_is_deleted_is_gone_for_good_when_that_returns(
     storage.create("f/one", b"1")
     synced: list[tuple[Path, bool]] = []
     monkeypatch.setattr(
-        storage_module, "_sync_folder", lambda folder: synced.append((folder, storage.path("f/one").exists()))
+        storage_module, "sync_folder", lambda folder: synced.append((folder, storage.path("f/one").exists()))
     )
     storage.delete("f/one")
     assert synced == [(storage.path("f"), False)]
@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_made_is_a_matter_of_storage():
 def test_a_folder_that_goes_before_the_file_is_there_is_a_matter_of_storage(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_module, "_make_durable_folder", lambda _folder: None)
+    monkeypatch.setattr(storage_module, "make_durable_folder", lambda _folder: None)
     for write in (storage.create, storage.replace, storage.append):
         with pytest.raises(StorageError, match=r"cannot write .*/a/file: its folder is gone; .*--storage"):
             write("a/file", b"x")
